@@ -1,0 +1,80 @@
+//! Where AWS credentials come from. Owns the [`CredentialSource`] trait and its plug-ins; promises that a secret has no
+//! `Debug`; must never decide when to refresh (that is `session`).
+
+use std::time::SystemTime;
+
+use secrecy::SecretString;
+
+use crate::clock::BootInstant;
+
+/// AWS credentials of one user. Secrets are zeroised on drop and redacted in `Debug`.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The access key id.
+    pub access_key_id: String,
+    /// The secret key.
+    pub secret_access_key: SecretString,
+    /// The session token; absent for long-lived keys.
+    pub session_token: Option<SecretString>,
+    /// When AWS stops accepting them, by AWS's clock.
+    pub expire_time: SystemTime,
+    /// The same on our boot clock: what decides.
+    pub deadline: BootInstant,
+    /// When they were received: with `deadline` the lifetime.
+    pub received: BootInstant,
+}
+
+/// The proof of a sign-in that a source exchanges for credentials.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The identity pool's login key, for example `cognito-idp.us-east-1.amazonaws.com/us-east-1_AbC`.
+    pub provider: String,
+    /// The user's `sub`.
+    pub subject: String,
+    /// The ID token.
+    pub id_token: SecretString,
+}
+
+/// Exchanges a login for credentials. `None` as login means a guest.
+#[async_trait::async_trait]
+pub trait CredentialSource: Send + Sync + std::fmt::Debug + 'static {
+    /// The stable id of this user in the pool: the `{identity_id}` of prefixes.
+    ///
+    /// # Errors
+    /// By what to do about it: see [`CredentialErrorKind`].
+    async fn identity_id(&self, login: Option<&Login>) -> Result<String, CredentialError>;
+
+    /// New credentials for `identity_id`.
+    ///
+    /// # Errors
+    /// By what to do about it: see [`CredentialErrorKind`].
+    async fn credentials(&self, identity_id: &str, login: Option<&Login>) -> Result<Credentials, CredentialError>;
+
+    /// True where the client names the role: refused for identities marked `tiered`.
+    fn client_names_role(&self) -> bool;
+}
+
+/// What to do about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialErrorKind {
+    /// Try again later: network, timeout, 5xx.
+    Transient,
+    /// Try again much later: the service is throttling.
+    Throttled,
+    /// The login was refused: refresh the ID token once, then it is a configuration error.
+    NotAuthorized,
+    /// The identity id is not the login's any more: ask for it once more.
+    IdentityMoved,
+    /// Somebody must mend the configuration.
+    Configuration,
+}
+
+/// A failure to get credentials; the text is for a person and holds no secret.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct CredentialError {
+    /// What to do about it.
+    pub kind: CredentialErrorKind,
+    /// What failed, on what, why.
+    pub message: String,
+}

@@ -1,0 +1,17 @@
+//! Tidegate: a one-way gate for photos on their way to S3.
+#![doc = include_str!("ARCHITECTURE.md")]
+
+pub mod account;
+pub mod api;
+pub mod caller;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod credential;
+pub mod daemon;
+#[cfg(feature = "local-cloud")]
+pub mod local_cloud;
+pub mod session;
+pub mod store;
+pub mod telemetry;
+pub mod upload;

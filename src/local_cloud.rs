@@ -1,0 +1,11 @@
+//! The rehearsal AWS: user pool, identity pool, STS, IAM, S3 and hosted sign-in at one URL. Owns everything behind
+//! `tidegate local-cloud`; promises AWS's codes and shapes; must never be imported by the daemon.
+
+pub mod error;
+pub mod iam;
+pub mod identity_pool;
+pub mod s3;
+pub mod seed;
+pub mod sts;
+pub mod template;
+pub mod user_pool;

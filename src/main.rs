@@ -1,0 +1,3 @@
+//! Thin: everything is in the library.
+
+fn main() {}

@@ -1,0 +1,394 @@
+//! Signed-in users. Owns the registry, the refresh schedule and the sealed token store; promises that credentials are
+//! never used after their deadline, that a failure never removes valid ones and that one session makes one upstream
+//! call at a time; must never show a session to another uid.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use secrecy::SecretString;
+use tokio::sync::watch;
+
+use crate::caller::Caller;
+use crate::credential::{CredentialSource, Credentials};
+
+/// `sessions/{id}`; the id is a ULID.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub String);
+
+/// What a session can do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionState {
+    /// Credentials are fresh, or are fetched when first asked for.
+    Active,
+    /// The last refresh failed; what is still valid is served.
+    Stale,
+    /// The user must sign in again.
+    NeedsSignIn,
+    /// Signed out; only uploads still use it.
+    SigningOut,
+}
+
+/// What may be shown of a session. Holds no secret.
+#[derive(Debug, Clone)]
+pub struct SessionView {
+    /// Its id.
+    pub id: SessionId,
+    /// The identity's name.
+    pub identity: String,
+    /// The user's `sub`.
+    pub subject: String,
+    /// The name the user signed in with.
+    pub username: String,
+    /// Who owns it.
+    pub owner_uid: u32,
+    /// What it can do.
+    pub state: SessionState,
+    /// The identity id, once known; never changes for a session.
+    pub identity_id: Option<String>,
+    /// The groups in the ID token.
+    pub groups: Vec<String>,
+    /// When the user signed in here.
+    pub create_time: SystemTime,
+    /// When the cached credentials end.
+    pub credentials_expire_time: Option<SystemTime>,
+    /// Why the last refresh failed.
+    pub last_error: Option<String>,
+}
+
+/// Credentials as they are served.
+#[derive(Debug, Clone)]
+pub struct ServedCredentials {
+    /// The credentials.
+    pub credentials: Arc<Credentials>,
+    /// Whose they are.
+    pub identity_id: String,
+    /// True where the last refresh failed.
+    pub stale: bool,
+    /// Why it failed.
+    pub last_error: Option<String>,
+}
+
+/// JWTs as they are served.
+#[derive(Debug, Clone)]
+pub struct ServedTokens {
+    /// The ID token.
+    pub id_token: SecretString,
+    /// When it ends.
+    pub id_token_expire_time: SystemTime,
+    /// The access token, where there is one.
+    pub access_token: Option<(SecretString, SystemTime)>,
+}
+
+/// How a user proves who they are.
+#[derive(Debug, Clone)]
+pub enum SignInMethod {
+    /// By name and password.
+    Password {
+        /// The name.
+        username: String,
+        /// The password.
+        password: SecretString,
+    },
+    /// By tokens that the app has already.
+    Tokens {
+        /// The ID token.
+        id_token: SecretString,
+        /// The access token.
+        access_token: Option<SecretString>,
+        /// The refresh token.
+        refresh_token: Option<SecretString>,
+    },
+}
+
+/// What happens to the uploads of a session that ends. `upload` carries it out; see `Uploads::session_ended`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignOutUploads {
+    /// Sent first.
+    Drain,
+    /// Wait for the same user.
+    Park,
+    /// Cancelled.
+    Cancel,
+}
+
+/// One identity of the configuration, built by `daemon`.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its name.
+    pub name: String,
+    /// Tiers hang on the role: the client must never name one.
+    pub tiered: bool,
+    /// Signs users in.
+    pub tokens: Arc<dyn TokenSource>,
+    /// Exchanges logins for credentials.
+    pub credentials: Arc<dyn CredentialSource>,
+}
+
+/// The tokens of one user, as a source gave them.
+#[derive(Debug, Clone)]
+pub struct TokenSet {
+    /// The ID token.
+    pub id_token: SecretString,
+    /// The access token.
+    pub access_token: Option<SecretString>,
+    /// The refresh token; absent where the source has none, or where a refresh did not give a new one.
+    pub refresh_token: Option<SecretString>,
+    /// What the verified ID token says.
+    pub claims: IdClaims,
+}
+
+/// What a verified ID token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdClaims {
+    /// `iss`.
+    pub issuer: String,
+    /// `sub`.
+    pub subject: String,
+    /// `aud`: the client.
+    pub audience: String,
+    /// `cognito:username`, else `email`, else `sub`.
+    pub username: String,
+    /// `cognito:groups`.
+    pub groups: Vec<String>,
+    /// `exp`.
+    pub expire_time: SystemTime,
+}
+
+/// Signs users in and keeps their tokens fresh. Every ID token that it returns is verified: signature, issuer,
+/// audience, expiry, `token_use`.
+#[async_trait::async_trait]
+pub trait TokenSource: Send + Sync + std::fmt::Debug + 'static {
+    /// The identity pool's login key for this source's tokens.
+    fn provider(&self) -> &str;
+    /// Signs a user in by password.
+    ///
+    /// # Errors
+    /// By what to do about it: see [`TokenError`].
+    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<TokenSet, TokenError>;
+    /// Verifies tokens that the app got by itself.
+    ///
+    /// # Errors
+    /// By what to do about it: see [`TokenError`].
+    async fn verify(
+        &self,
+        id_token: SecretString,
+        access_token: Option<SecretString>,
+        refresh_token: Option<SecretString>,
+    ) -> Result<TokenSet, TokenError>;
+    /// New tokens for a refresh token.
+    ///
+    /// # Errors
+    /// By what to do about it: see [`TokenError`].
+    async fn refresh(&self, refresh_token: &SecretString) -> Result<TokenSet, TokenError>;
+    /// Ends the refresh token (and, with `everywhere`, all the user's sessions) at the source.
+    ///
+    /// # Errors
+    /// By what to do about it: see [`TokenError`].
+    async fn revoke(
+        &self,
+        refresh_token: &SecretString,
+        access_token: Option<&SecretString>,
+        everywhere: bool,
+    ) -> Result<(), TokenError>;
+}
+
+/// A failure of a token source, by what to do about it. The text is for a person and holds no secret.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TokenError {
+    /// Wrong name or password.
+    #[error("{0}")]
+    BadCredentials(String),
+    /// The account waits for its confirmation code.
+    #[error("{0}")]
+    UserNotConfirmed(String),
+    /// The user must reset the password first.
+    #[error("{0}")]
+    PasswordResetRequired(String),
+    /// The pool asks for a challenge, named here.
+    #[error("{0}")]
+    ChallengeRequired(String),
+    /// Forged, malformed, or not an ID token.
+    #[error("{0}")]
+    TokenInvalid(String),
+    /// Expired.
+    #[error("{0}")]
+    TokenExpired(String),
+    /// For another client or another pool.
+    #[error("{0}")]
+    TokenWrongAudience(String),
+    /// The refresh token is finished (used again after rotation, user deleted): wipe at once.
+    #[error("{0}")]
+    Terminal(String),
+    /// The refresh was refused, which a misconfiguration can cause too: stop vending at expiry, keep the token.
+    #[error("{0}")]
+    NotAuthorized(String),
+    /// Try again later: network, timeout, 5xx.
+    #[error("{0}")]
+    Transient(String),
+    /// Try again much later.
+    #[error("{0}")]
+    Throttled(String),
+    /// Somebody must mend the configuration.
+    #[error("{0}")]
+    Configuration(String),
+}
+
+/// Why a session call failed. `api/status.rs` maps every variant to a status.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SessionError {
+    /// No such session, or another uid's.
+    #[error("no session {0:?} of this uid: list yours with ListSessions, or sign in")]
+    NotFound(String),
+    /// The name was left out and the caller has none.
+    #[error("this uid has no session: sign in first")]
+    NoSession,
+    /// The name was left out and the caller has several.
+    #[error("this uid has {0} sessions: say which one")]
+    Ambiguous(usize),
+    /// No such identity in the configuration.
+    #[error("no identity {0:?} in the configuration; it has: {1}")]
+    IdentityNotFound(String, String),
+    /// The identity was left out and the configuration has several.
+    #[error("the configuration has {0} identities: say which one")]
+    IdentityAmbiguous(usize),
+    /// The device holds as many sessions as it may.
+    #[error("this device holds {0} sessions, as many as max_sessions allows: sign one out")]
+    LimitReached(usize),
+    /// From the token source.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The user must sign in again.
+    #[error("{0}")]
+    NeedsSignIn(String),
+    /// No valid credentials now; worth another try after a while.
+    #[error("{message}")]
+    Unavailable {
+        /// What failed last.
+        message: String,
+        /// When another try makes sense.
+        retry_after: std::time::Duration,
+    },
+    /// Somebody must mend the configuration.
+    #[error("{0}")]
+    Configuration(String),
+    /// The refresh gave another user, issuer, client or identity id.
+    #[error("{0}")]
+    IdentityChanged(String),
+    /// The state directory failed.
+    #[error("{0}")]
+    Storage(String),
+}
+
+/// Every session of this device; clones share it.
+#[derive(Debug, Clone)]
+pub struct Sessions(());
+
+impl Sessions {
+    /// Signs a user in; again as the same user gives the same session.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn sign_in(
+        &self,
+        caller: &Caller,
+        identity: Option<&str>,
+        method: SignInMethod,
+    ) -> Result<SessionView, SessionError> {
+        todo!()
+    }
+
+    /// The caller's session of that id, or its only one.
+    ///
+    /// # Errors
+    /// `NotFound`, `NoSession`, `Ambiguous`.
+    pub fn get(&self, caller: &Caller, id: Option<&SessionId>) -> Result<SessionView, SessionError> {
+        todo!()
+    }
+
+    /// The caller's sessions, oldest first.
+    pub fn list(&self, caller: &Caller) -> Vec<SessionView> {
+        todo!()
+    }
+
+    /// How many sessions there are (`None`) or that uid has.
+    pub fn count(&self, uid: Option<u32>) -> usize {
+        todo!()
+    }
+
+    /// The caller's session now and after every change; the channel closes when the session is gone.
+    ///
+    /// # Errors
+    /// As [`Sessions::get`].
+    pub fn watch(&self, caller: &Caller, id: Option<&SessionId>) -> Result<watch::Receiver<SessionView>, SessionError> {
+        todo!()
+    }
+
+    /// Credentials for a local program; from memory where they are valid.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn credentials(
+        &self,
+        caller: &Caller,
+        id: Option<&SessionId>,
+    ) -> Result<ServedCredentials, SessionError> {
+        todo!()
+    }
+
+    /// The user's JWTs for a local program, refreshed where the ID token has less than 5 minutes left.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn tokens(&self, caller: &Caller, id: Option<&SessionId>) -> Result<ServedTokens, SessionError> {
+        todo!()
+    }
+
+    /// New tokens and credentials now.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn refresh(&self, caller: &Caller, id: Option<&SessionId>) -> Result<SessionView, SessionError> {
+        todo!()
+    }
+
+    /// Ends a session: vending stops before this returns. `upload` has been told by [`Sessions::ended`].
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn sign_out(
+        &self,
+        caller: &Caller,
+        id: Option<&SessionId>,
+        uploads: SignOutUploads,
+        everywhere: bool,
+    ) -> Result<SessionId, SessionError> {
+        todo!()
+    }
+
+    /// For the upload worker: credentials of exactly this identity id for this uid, also while signing out (drain).
+    ///
+    /// # Errors
+    /// `NeedsSignIn` where no session of this uid has the identity id now: the upload is parked.
+    pub async fn credentials_for_upload(
+        &self,
+        owner_uid: u32,
+        identity: &str,
+        identity_id: &str,
+    ) -> Result<ServedCredentials, SessionError> {
+        todo!()
+    }
+
+    /// For the upload worker after an `AccessDenied`: new tokens and credentials, at most once per interval and
+    /// session. `Ok(false)` where it is too early for another refresh.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn refresh_after_denied(
+        &self,
+        owner_uid: u32,
+        identity: &str,
+        identity_id: &str,
+    ) -> Result<bool, SessionError> {
+        todo!()
+    }
+}
