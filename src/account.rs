@@ -1,6 +1,8 @@
 //! The user directory: sign-up, confirmation codes, forgotten passwords. Owns the [`UserDirectory`] trait; keeps
 //! nothing; must never log a password or a code.
 
+pub mod cognito;
+
 use std::collections::BTreeMap;
 
 use secrecy::SecretString;

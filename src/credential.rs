@@ -1,6 +1,10 @@
 //! Where AWS credentials come from. Owns the [`CredentialSource`] trait and its plug-ins; promises that a secret has no
 //! `Debug`; must never decide when to refresh (that is `session`).
 
+pub mod basic;
+pub mod cognito;
+pub mod web_identity;
+
 use std::time::SystemTime;
 
 use secrecy::SecretString;
@@ -77,4 +81,43 @@ pub struct CredentialError {
     pub kind: CredentialErrorKind,
     /// What failed, on what, why.
     pub message: String,
+}
+
+/// The kinds of credential source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SourceKind {
+    /// `cognito_identity_pool`: the enhanced flow.
+    #[default]
+    CognitoIdentityPool,
+    /// `cognito_identity_pool_basic`: the client names the role.
+    CognitoIdentityPoolBasic,
+    /// `web_identity`: STS takes the ID token itself; the client names the role.
+    WebIdentity,
+}
+
+/// `[identity.credentials]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SourceConfig {
+    /// Which plug-in.
+    pub kind: SourceKind,
+    /// The region.
+    pub region: String,
+    /// The identity pool's id; not for `web_identity`.
+    pub identity_pool_id: Option<String>,
+    /// Another endpoint than AWS's; `https`, or `http` on loopback.
+    pub endpoint_url: Option<String>,
+    /// The role; only for the kinds where the client names it.
+    pub role_arn: Option<String>,
+    /// Only for tests against other clouds: lets a tiered identity use a kind where the client names the role.
+    pub allow_client_role_choice: bool,
+}
+
+/// A field of a plug-in's configuration that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {why}")]
+pub struct SetupError {
+    /// The key within the plug-in's table.
+    pub field: &'static str,
+    /// What is wrong with it and what to write instead.
+    pub why: String,
 }

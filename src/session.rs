@@ -2,14 +2,19 @@
 //! never used after their deadline, that a failure never removes valid ones and that one session makes one upstream
 //! call at a time; must never show a session to another uid.
 
+pub mod cognito_tokens;
+mod config;
+mod registry;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use secrecy::SecretString;
-use tokio::sync::watch;
 
-use crate::caller::Caller;
 use crate::credential::{CredentialSource, Credentials};
+
+pub use config::{Config, TokensConfig, TokensKind};
+pub use registry::Sessions;
 
 /// `sessions/{id}`; the id is a ULID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,6 +127,8 @@ pub struct Identity {
     pub tokens: Arc<dyn TokenSource>,
     /// Exchanges logins for credentials.
     pub credentials: Arc<dyn CredentialSource>,
+    /// Only for tests against other clouds: lets a tiered identity use a source where the client names the role.
+    pub allow_client_role_choice: bool,
 }
 
 /// The tokens of one user, as a source gave them.
@@ -277,118 +284,4 @@ pub enum SessionError {
     /// The state directory failed.
     #[error("{0}")]
     Storage(String),
-}
-
-/// Every session of this device; clones share it.
-#[derive(Debug, Clone)]
-pub struct Sessions(());
-
-impl Sessions {
-    /// Signs a user in; again as the same user gives the same session.
-    ///
-    /// # Errors
-    /// See [`SessionError`].
-    pub async fn sign_in(
-        &self,
-        caller: &Caller,
-        identity: Option<&str>,
-        method: SignInMethod,
-    ) -> Result<SessionView, SessionError> {
-        todo!()
-    }
-
-    /// The caller's session of that id, or its only one.
-    ///
-    /// # Errors
-    /// `NotFound`, `NoSession`, `Ambiguous`.
-    pub fn get(&self, caller: &Caller, id: Option<&SessionId>) -> Result<SessionView, SessionError> {
-        todo!()
-    }
-
-    /// The caller's sessions, oldest first.
-    pub fn list(&self, caller: &Caller) -> Vec<SessionView> {
-        todo!()
-    }
-
-    /// How many sessions there are (`None`) or that uid has.
-    pub fn count(&self, uid: Option<u32>) -> usize {
-        todo!()
-    }
-
-    /// The caller's session now and after every change; the channel closes when the session is gone.
-    ///
-    /// # Errors
-    /// As [`Sessions::get`].
-    pub fn watch(&self, caller: &Caller, id: Option<&SessionId>) -> Result<watch::Receiver<SessionView>, SessionError> {
-        todo!()
-    }
-
-    /// Credentials for a local program; from memory where they are valid.
-    ///
-    /// # Errors
-    /// See [`SessionError`].
-    pub async fn credentials(
-        &self,
-        caller: &Caller,
-        id: Option<&SessionId>,
-    ) -> Result<ServedCredentials, SessionError> {
-        todo!()
-    }
-
-    /// The user's JWTs for a local program, refreshed where the ID token has less than 5 minutes left.
-    ///
-    /// # Errors
-    /// See [`SessionError`].
-    pub async fn tokens(&self, caller: &Caller, id: Option<&SessionId>) -> Result<ServedTokens, SessionError> {
-        todo!()
-    }
-
-    /// New tokens and credentials now.
-    ///
-    /// # Errors
-    /// See [`SessionError`].
-    pub async fn refresh(&self, caller: &Caller, id: Option<&SessionId>) -> Result<SessionView, SessionError> {
-        todo!()
-    }
-
-    /// Ends a session: vending stops before this returns. `upload` has been told by [`Sessions::ended`].
-    ///
-    /// # Errors
-    /// See [`SessionError`].
-    pub async fn sign_out(
-        &self,
-        caller: &Caller,
-        id: Option<&SessionId>,
-        uploads: SignOutUploads,
-        everywhere: bool,
-    ) -> Result<SessionId, SessionError> {
-        todo!()
-    }
-
-    /// For the upload worker: credentials of exactly this identity id for this uid, also while signing out (drain).
-    ///
-    /// # Errors
-    /// `NeedsSignIn` where no session of this uid has the identity id now: the upload is parked.
-    pub async fn credentials_for_upload(
-        &self,
-        owner_uid: u32,
-        identity: &str,
-        identity_id: &str,
-    ) -> Result<ServedCredentials, SessionError> {
-        todo!()
-    }
-
-    /// For the upload worker after an `AccessDenied`: new tokens and credentials, at most once per interval and
-    /// session. `Ok(false)` where it is too early for another refresh.
-    ///
-    /// # Errors
-    /// See [`SessionError`].
-    pub async fn refresh_after_denied(
-        &self,
-        owner_uid: u32,
-        identity: &str,
-        identity_id: &str,
-    ) -> Result<bool, SessionError> {
-        todo!()
-    }
 }

@@ -1,0 +1,127 @@
+//! What the configuration says about sessions. Defaults are those of `config/full.toml`.
+
+use std::path::PathBuf;
+
+/// `[session]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The most sessions that this device holds.
+    pub max_sessions: usize,
+    /// The file with the 32 bytes that seal refresh tokens; made at the first start. A systemd credential named
+    /// `tidegate-seal-key` goes first.
+    pub seal_key_file: PathBuf,
+    /// Upstream calls per second of the whole process.
+    pub max_upstream_calls_per_s: u32,
+    /// Upstream calls that may go out at once after a quiet time.
+    pub upstream_burst: u32,
+    /// Credentials are served until this long before they expire (at most a quarter of their lifetime).
+    pub serve_until_before_expiry_ms: u64,
+    /// An ID token with less than this left is refreshed before it is used (at most a third of its lifetime).
+    pub id_token_refresh_before_ms: u64,
+    /// The first back-off; doubles with every failure, full jitter.
+    pub backoff_initial_ms: u64,
+    /// The longest back-off.
+    pub backoff_max_ms: u64,
+    /// The longest back-off while valid credentials have less than 15 minutes left.
+    pub backoff_urgent_max_ms: u64,
+    /// How often a configuration error is tried again.
+    pub configuration_retry_ms: u64,
+    /// How often a refused refresh token is tried again.
+    pub refused_retry_ms: u64,
+    /// A refresh token that was refused for this long is wiped.
+    pub refused_wipe_after_ms: u64,
+    /// After a start, and when the link returns, sessions that nobody waits for spread over this time.
+    pub boot_spread_ms: u64,
+    /// The first interval between refreshes after an `AccessDenied`; doubles.
+    pub denied_refresh_initial_ms: u64,
+    /// The longest interval between refreshes after an `AccessDenied`.
+    pub denied_refresh_max_ms: u64,
+    /// A session that is signed out with its uploads drained ends after this long.
+    pub drain_max_ms: u64,
+    /// How long a sign-in waits for the first credentials before it answers without them.
+    pub sign_in_wait_ms: u64,
+    /// The most callers that wait for one session.
+    pub max_waiters_per_session: usize,
+    /// How long connecting to AWS may take.
+    pub connect_timeout_ms: u64,
+    /// How long a call to AWS may take in all.
+    pub call_timeout_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_sessions: 1_000,
+            seal_key_file: PathBuf::from("/var/lib/tidegate-key/seal.key"),
+            max_upstream_calls_per_s: 2,
+            upstream_burst: 10,
+            serve_until_before_expiry_ms: 60_000,
+            id_token_refresh_before_ms: 300_000,
+            backoff_initial_ms: 1_000,
+            backoff_max_ms: 120_000,
+            backoff_urgent_max_ms: 30_000,
+            configuration_retry_ms: 300_000,
+            refused_retry_ms: 3_600_000,
+            refused_wipe_after_ms: 72 * 3_600_000,
+            boot_spread_ms: 180_000,
+            denied_refresh_initial_ms: 30_000,
+            denied_refresh_max_ms: 900_000,
+            drain_max_ms: 24 * 3_600_000,
+            sign_in_wait_ms: 10_000,
+            max_waiters_per_session: 16_384,
+            connect_timeout_ms: 3_000,
+            call_timeout_ms: 10_000,
+        }
+    }
+}
+
+/// The kinds of token source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TokensKind {
+    /// `cognito_user_pool`.
+    #[default]
+    CognitoUserPool,
+}
+
+/// `[identity.tokens]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TokensConfig {
+    /// Which plug-in.
+    pub kind: TokensKind,
+    /// The pool's region.
+    pub region: String,
+    /// The pool's id, `us-east-1_…`.
+    pub user_pool_id: String,
+    /// The app client's id: the audience of ID tokens.
+    pub client_id: String,
+    /// Another endpoint than AWS's; `https`, or `http` on loopback.
+    pub endpoint_url: Option<String>,
+    /// The tokens' `iss`; left out: see [`TokensConfig::issuer`].
+    pub issuer: Option<String>,
+    /// Where the pool's keys are; left out: the issuer's own `/.well-known/jwks.json`.
+    pub jwks_url: Option<String>,
+}
+
+impl TokensConfig {
+    /// The `iss` that tokens must have: as configured, else `{endpoint_url}/{pool}` with another endpoint, else AWS's.
+    pub fn issuer(&self) -> String {
+        match (&self.issuer, &self.endpoint_url) {
+            (Some(issuer), _) => issuer.clone(),
+            (None, Some(endpoint)) => format!("{}/{}", endpoint.trim_end_matches('/'), self.user_pool_id),
+            (None, None) => format!("https://{}", self.provider()),
+        }
+    }
+
+    /// Where the pool's keys are.
+    pub fn jwks_url(&self) -> String {
+        match &self.jwks_url {
+            Some(url) => url.clone(),
+            None => format!("{}/.well-known/jwks.json", self.issuer()),
+        }
+    }
+
+    /// The identity pool's login key: `cognito-idp.REGION.amazonaws.com/POOL`, wherever the endpoint is.
+    pub fn provider(&self) -> String {
+        format!("cognito-idp.{}.amazonaws.com/{}", self.region, self.user_pool_id)
+    }
+}
