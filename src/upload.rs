@@ -2,16 +2,19 @@
 //! survives any crash, appears at most once and only ever goes out under the identity id that it was accepted for;
 //! must never evict unsent bytes.
 
+mod config;
+mod ingest;
+mod manager;
+
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use tokio::sync::watch;
 pub use ulid::Ulid;
 
-use crate::caller::Caller;
-use crate::session::{SessionId, SignOutUploads};
+pub use self::config::{Config, Destination};
+pub use self::ingest::Ingest;
+pub use self::manager::{StartError, Uploads};
+use crate::session::SessionId;
 
 /// How far an upload got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -292,137 +295,6 @@ pub enum UploadError {
     /// The daemon is stopping.
     #[error("the daemon is stopping: try again when it is back")]
     Stopping,
-}
-
-/// Every upload of this device; clones share it.
-#[derive(Debug, Clone)]
-pub struct Uploads(());
-
-/// An upload whose bytes arrive. Dropping it without [`Ingest::finish`] leaves the upload RECEIVING.
-#[derive(Debug)]
-pub struct Ingest(());
-
-impl Ingest {
-    /// The upload as it is: for a repeated `begin` of a complete upload there is nothing to send any more
-    /// (`state` is not `Receiving`), and further chunks are counted against it, not stored.
-    pub fn view(&self) -> UploadView {
-        todo!()
-    }
-
-    /// Takes the next bytes; waits while the writer is behind (bounded).
-    ///
-    /// # Errors
-    /// See [`UploadError`].
-    pub async fn write(&mut self, chunk: Bytes) -> Result<(), UploadError> {
-        todo!()
-    }
-
-    /// Checks size and checksum, syncs, and queues. The upload is durable when this returns.
-    ///
-    /// # Errors
-    /// See [`UploadError`].
-    pub async fn finish(self, total_bytes: u64, expected: Option<ExpectedChecksum>) -> Result<UploadView, UploadError> {
-        todo!()
-    }
-}
-
-impl Uploads {
-    /// Begins an upload whose bytes come over the socket; the same id and spec again gives the same upload.
-    ///
-    /// # Errors
-    /// See [`UploadError`].
-    pub async fn begin(&self, caller: &Caller, id: Ulid, spec: UploadSpec) -> Result<Ingest, UploadError> {
-        todo!()
-    }
-
-    /// Goes on with one that was interrupted.
-    ///
-    /// # Errors
-    /// See [`UploadError`].
-    pub async fn resume(&self, caller: &Caller, id: Ulid, offset: u64) -> Result<Ingest, UploadError> {
-        todo!()
-    }
-
-    /// Queues a file of the device.
-    ///
-    /// # Errors
-    /// See [`UploadError`].
-    pub async fn create_from_file(
-        &self,
-        caller: &Caller,
-        id: Option<Ulid>,
-        spec: UploadSpec,
-        path: &Path,
-    ) -> Result<UploadView, UploadError> {
-        todo!()
-    }
-
-    /// One of the caller's uploads.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub async fn get(&self, caller: &Caller, id: Ulid) -> Result<UploadView, UploadError> {
-        todo!()
-    }
-
-    /// The caller's uploads, newest first, older than `before`; and where the next page starts.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub async fn list(
-        &self,
-        caller: &Caller,
-        filter: &ListFilter,
-        page_size: usize,
-        before: Option<Ulid>,
-    ) -> Result<(Vec<UploadView>, Option<Ulid>), UploadError> {
-        todo!()
-    }
-
-    /// The upload now and after every change; the channel closes after the last one.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub async fn watch(&self, caller: &Caller, id: Ulid) -> Result<watch::Receiver<UploadView>, UploadError> {
-        todo!()
-    }
-
-    /// Stops an upload and removes its bytes.
-    ///
-    /// # Errors
-    /// `NotFound`, `WrongState`.
-    pub async fn cancel(&self, caller: &Caller, id: Ulid) -> Result<UploadView, UploadError> {
-        todo!()
-    }
-
-    /// Queues a failed upload again.
-    ///
-    /// # Errors
-    /// `NotFound`, `WrongState`.
-    pub async fn retry(&self, caller: &Caller, id: Ulid) -> Result<UploadView, UploadError> {
-        todo!()
-    }
-
-    /// Carries out what a sign-out says about the session's uploads; answers how many were unfinished.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub async fn session_ended(&self, session: &SessionId, what: SignOutUploads) -> Result<u64, UploadError> {
-        todo!()
-    }
-
-    /// Stops and starts sending.
-    pub fn set_paused(&self, paused: bool) {
-        todo!()
-    }
-
-    /// Counts and sizes; of one uid, or of all.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub async fn stats(&self, uid: Option<u32>) -> Result<UploadStats, UploadError> {
-        todo!()
-    }
 }
 
 /// Counts and sizes.

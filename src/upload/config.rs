@@ -1,0 +1,77 @@
+//! What can be set about uploads.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::store::ObjectStore;
+
+/// `[upload]` of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// A file may be handed over by its path only beneath one of these directories.
+    pub file_roots: Vec<PathBuf>,
+    /// Objects up to this size are one PutObject, larger ones are multipart.
+    pub single_put_max_bytes: u64,
+    /// The size of a part, unless the object would then have more than 10,000 of them; at least 5 MiB.
+    pub part_size_bytes: u64,
+    /// Parts (and single puts) on the wire at once, of all uploads together.
+    pub max_parts_in_flight: usize,
+    /// Uploads that are sent at once.
+    pub max_uploads_in_flight: usize,
+    /// How many times a part is tried before its upload is put aside for a while.
+    pub part_attempts: u32,
+    /// The first wait after a failure; doubled every time, with full jitter.
+    pub backoff_initial_ms: u64,
+    /// The longest wait after a failure.
+    pub backoff_max_ms: u64,
+    /// A transfer that moves no byte for this long is broken off and tried again.
+    pub stall_timeout_ms: u64,
+    /// How long CompleteMultipartUpload may take.
+    pub complete_timeout_ms: u64,
+    /// A stream that stays without a byte for this long is dropped, with its upload.
+    pub receiving_idle_max_s: u64,
+    /// Receipts of ended uploads are kept this long.
+    pub receipt_retention_s: u64,
+    /// What the spool may hold.
+    pub spool_max_bytes: u64,
+    /// What the spool may hold for one uid.
+    pub spool_max_bytes_per_uid: u64,
+    /// Free space on the spool's file system below which nothing more is taken.
+    pub disk_free_floor_bytes: u64,
+    /// A stream is synced every so many bytes, so that an interrupted one loses no more than that.
+    pub spool_sync_interval_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            file_roots: Vec::new(),
+            single_put_max_bytes: 8 << 20,
+            part_size_bytes: 8 << 20,
+            max_parts_in_flight: 4,
+            max_uploads_in_flight: 4,
+            part_attempts: 4,
+            backoff_initial_ms: 1_000,
+            backoff_max_ms: 300_000,
+            stall_timeout_ms: 20_000,
+            complete_timeout_ms: 600_000,
+            receiving_idle_max_s: 86_400,
+            receipt_retention_s: 604_800,
+            spool_max_bytes: 10 << 30,
+            spool_max_bytes_per_uid: 5 << 30,
+            disk_free_floor_bytes: 256 << 20,
+            spool_sync_interval_bytes: 16 << 20,
+        }
+    }
+}
+
+/// Where uploads may go, built by `daemon`.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// Its name in the configuration.
+    pub name: String,
+    /// What every key starts with: a template with `{identity_id}` and `{sub}`, for example `users/{identity_id}/`.
+    pub prefix: String,
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+}
