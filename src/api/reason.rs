@@ -1,0 +1,186 @@
+//! Every reason that the API can answer with, in one table: name, gRPC code, and what the caller can do. The names are
+//! part of the API: they never change their meaning and are never removed. `reasons.md` is this table for people; a
+//! test compares them.
+
+use tonic::Code;
+
+macro_rules! reasons {
+    ($($variant:ident = $name:literal, $code:ident, $advice:literal;)+) => {
+        /// Why a call failed: the `reason` of the status's `google.rpc.ErrorInfo`, in the domain `tidegate`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $(#[doc = $advice] $variant,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The stable UPPER_SNAKE name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// The gRPC code that it always comes with.
+            pub const fn code(self) -> Code {
+                match self { $(Self::$variant => Code::$code,)+ }
+            }
+
+            /// What it means and what to do.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$variant => $advice,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    // The request itself.
+    MissingField = "MISSING_FIELD", InvalidArgument, "A field that the call needs is empty; the violation names it.";
+    InvalidField = "INVALID_FIELD", InvalidArgument, "A field has a value that cannot be used; the violation says why.";
+    InvalidName = "INVALID_NAME", InvalidArgument, "A name is not `sessions/{id}` or `uploads/{id}` with a ULID.";
+    InvalidPageSize = "INVALID_PAGE_SIZE", InvalidArgument, "`page_size` is negative; 0 means 100, the most is 1,000.";
+    InvalidPageToken = "INVALID_PAGE_TOKEN", InvalidArgument, "The page token is not from an answer to this caller and this filter; start again without it.";
+    UnknownEnumValue = "UNKNOWN_ENUM_VALUE", InvalidArgument, "An enum has a number that this version does not know.";
+    UnknownField = "UNKNOWN_FIELD", InvalidArgument, "A message has a field that this version does not know, so it could not be honoured; update the daemon or leave the field out.";
+    MalformedMessage = "MALFORMED_MESSAGE", InvalidArgument, "The bytes are not the message that the method takes.";
+    MessageTooLarge = "MESSAGE_TOO_LARGE", ResourceExhausted, "A message is larger than `max_message_bytes`; send smaller chunks.";
+    UnsupportedEncoding = "UNSUPPORTED_ENCODING", Unimplemented, "The message is compressed; send it uncompressed.";
+    UnknownMethod = "UNKNOWN_METHOD", Unimplemented, "No such service or method; list them by reflection.";
+    UnimplementedInThisVersion = "UNIMPLEMENTED_IN_THIS_VERSION", Unimplemented, "The method is defined but not built in this version of the daemon.";
+    NotAdmin = "NOT_ADMIN", PermissionDenied, "Only root and `admin_uids` may call this.";
+    StreamLimitReached = "STREAM_LIMIT_REACHED", ResourceExhausted, "As many calls are running (in total, or of this uid) as the daemon allows; try again when some have ended.";
+    Stopping = "STOPPING", Unavailable, "The daemon is stopping; try again when it is back.";
+    Internal = "INTERNAL", Internal, "A fault of the daemon; see its log.";
+
+    // Accounts.
+    AccountRateLimited = "ACCOUNT_RATE_LIMITED", ResourceExhausted, "This uid has made as many AccountService calls in the last minute as the daemon allows.";
+    IdentityNotFound = "IDENTITY_NOT_FOUND", NotFound, "No such identity in the configuration.";
+    IdentityAmbiguous = "IDENTITY_AMBIGUOUS", InvalidArgument, "The configuration has several identities; say which one.";
+    IdentityHasNoDirectory = "IDENTITY_HAS_NO_DIRECTORY", FailedPrecondition, "The identity's users are managed elsewhere; there is no directory to sign up with.";
+    UserExists = "USER_EXISTS", AlreadyExists, "The name or the e-mail address is taken.";
+    AliasExists = "ALIAS_EXISTS", AlreadyExists, "The address or number belongs to another account.";
+    InvalidPassword = "INVALID_PASSWORD", InvalidArgument, "The password does not meet the pool's policy, which the text names.";
+    InvalidParameter = "INVALID_PARAMETER", InvalidArgument, "The directory refuses an input; the text says which.";
+    CodeMismatch = "CODE_MISMATCH", InvalidArgument, "The code is wrong.";
+    CodeExpired = "CODE_EXPIRED", FailedPrecondition, "The code is too old; ask for a new one.";
+    LimitExceeded = "LIMIT_EXCEEDED", ResourceExhausted, "The directory has seen too many tries for this account.";
+    UserNotFound = "USER_NOT_FOUND", NotFound, "No such user, where the directory tells.";
+    AccountStateConflict = "ACCOUNT_STATE_CONFLICT", FailedPrecondition, "The account's state does not allow it, for example it is confirmed already.";
+
+    // Signing in, sessions, credentials.
+    BadCredentials = "BAD_CREDENTIALS", Unauthenticated, "Wrong name or password.";
+    UserNotConfirmed = "USER_NOT_CONFIRMED", FailedPrecondition, "The account waits for its confirmation code; call ConfirmSignUp.";
+    PasswordResetRequired = "PASSWORD_RESET_REQUIRED", FailedPrecondition, "The user must reset the password first; call ForgotPassword.";
+    ChallengeRequired = "CHALLENGE_REQUIRED", FailedPrecondition, "The directory asks for something more (for example a second factor) that this version cannot answer.";
+    TokenInvalid = "TOKEN_INVALID", Unauthenticated, "The token is forged, malformed, or not an ID token.";
+    TokenExpired = "TOKEN_EXPIRED", Unauthenticated, "The token has expired; get a new one.";
+    TokenWrongAudience = "TOKEN_WRONG_AUDIENCE", Unauthenticated, "The token is for another client or another pool.";
+    SessionNotFound = "SESSION_NOT_FOUND", NotFound, "No such session of this uid.";
+    NoSession = "NO_SESSION", NotFound, "The session was left out and this uid has none; sign in.";
+    SessionAmbiguous = "SESSION_AMBIGUOUS", InvalidArgument, "The session was left out and this uid has several; say which one.";
+    SessionLimitReached = "SESSION_LIMIT_REACHED", ResourceExhausted, "The device holds `max_sessions` sessions; sign one out.";
+    NeedsSignIn = "NEEDS_SIGN_IN", Unauthenticated, "The session has ended upstream; the user must sign in again. Uploads wait.";
+    CredentialsUnavailable = "CREDENTIALS_UNAVAILABLE", Unavailable, "No valid credentials now; try again after the delay.";
+    IdentityChanged = "IDENTITY_CHANGED", FailedPrecondition, "The refresh gave another user, issuer, client or identity id; the session is parked. Sign in again.";
+    UpstreamUnavailable = "UPSTREAM_UNAVAILABLE", Unavailable, "The directory or token service cannot be reached; try again after the delay.";
+    UpstreamThrottled = "UPSTREAM_THROTTLED", Unavailable, "The directory or token service is throttling; try again after the delay.";
+    UpstreamMisconfigured = "UPSTREAM_MISCONFIGURED", FailedPrecondition, "Pool, client, role or configuration cannot work together; the administrator must mend it.";
+
+    // Uploads.
+    InvalidKey = "INVALID_KEY", InvalidArgument, "The key cannot be used; the violation says why.";
+    DestinationNotFound = "DESTINATION_NOT_FOUND", NotFound, "No such destination in the configuration.";
+    DestinationAmbiguous = "DESTINATION_AMBIGUOUS", InvalidArgument, "The configuration has several destinations; say which one.";
+    UploadNotFound = "UPLOAD_NOT_FOUND", NotFound, "No such upload of this uid.";
+    UploadIdReused = "UPLOAD_ID_REUSED", AlreadyExists, "The upload id was used with another spec; make a new ULID.";
+    UploadBusy = "UPLOAD_BUSY", Aborted, "Another stream is sending this upload now.";
+    UploadComplete = "UPLOAD_COMPLETE", FailedPrecondition, "The upload takes no more bytes: it is complete here, or has ended.";
+    UploadEnded = "UPLOAD_ENDED", FailedPrecondition, "The upload has ended; there is nothing to cancel.";
+    UploadNotFailed = "UPLOAD_NOT_FAILED", FailedPrecondition, "Only a FAILED upload can be queued again.";
+    OffsetMismatch = "OFFSET_MISMATCH", FailedPrecondition, "The stream goes on at the wrong place; resume at `received_bytes`.";
+    StreamOrder = "STREAM_ORDER", InvalidArgument, "The stream's messages are not: one `begin` or `resume`, `chunk`s, one `finish`, nothing more.";
+    StreamUnfinished = "STREAM_UNFINISHED", InvalidArgument, "The stream ended without `finish`; the upload stays RECEIVING. Resume at `received_bytes`, or cancel it.";
+    StreamBroken = "STREAM_BROKEN", Unavailable, "The stream broke before `finish`; the upload stays RECEIVING. Resume at `received_bytes`.";
+    ChunkTooLarge = "CHUNK_TOO_LARGE", InvalidArgument, "A chunk is larger than 1 MiB; 256 KiB is a good size.";
+    SizeMismatch = "SIZE_MISMATCH", InvalidArgument, "More or fewer bytes arrived than `finish` says; nothing is sent.";
+    ChecksumMismatch = "CHECKSUM_MISMATCH", InvalidArgument, "The bytes that arrived are not the ones that `finish` names; nothing is sent.";
+    ObjectTooLarge = "OBJECT_TOO_LARGE", InvalidArgument, "The object is larger than the store takes.";
+    FileNotFound = "FILE_NOT_FOUND", NotFound, "No such file on the device.";
+    NotARegularFile = "NOT_A_REGULAR_FILE", InvalidArgument, "The path is a directory, a FIFO, a symbolic link or the like.";
+    FileNotReadableByCaller = "FILE_NOT_READABLE_BY_CALLER", PermissionDenied, "The caller could not read the file itself; make it the caller's, or world-readable.";
+    PathOutsideRoots = "PATH_OUTSIDE_ROOTS", PermissionDenied, "The path is not beneath one of `upload.file_roots`.";
+    SpoolQuotaExceeded = "SPOOL_QUOTA_EXCEEDED", ResourceExhausted, "The spool is full; try again when uploads have ended.";
+    DiskFloorReached = "DISK_FLOOR_REACHED", ResourceExhausted, "The disk has too little room; make some.";
+    StorageFailed = "STORAGE_FAILED", Internal, "The state directory failed; nothing more is accepted until the disk is mended and the daemon restarted.";
+
+    // The daemon.
+    InvalidConfig = "INVALID_CONFIG", FailedPrecondition, "The configuration file has mistakes, all of them in the text; the running configuration is kept.";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_upper_snake() {
+        let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        for name in names {
+            assert!(name.chars().all(|c| c.is_ascii_uppercase() || c == '_'), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_documentation_is_this_table() {
+        let mut expected = String::from(
+            "# Reasons\n\nEvery error status of the API carries one `google.rpc.ErrorInfo` with the domain `tidegate` and one of \
+             these reasons.\nA reason always comes with the same gRPC code. Names never change their meaning.\n\n\
+             | Reason | Code | Meaning |\n|---|---|---|\n",
+        );
+        for reason in Reason::ALL {
+            let code = upper_snake(&format!("{:?}", reason.code()));
+            writeln!(expected, "| `{}` | {code} | {} |", reason.name(), reason.advice()).expect("a String takes all");
+        }
+        assert!(expected == include_str!("reasons.md"), "src/api/reasons.md should be:\n{expected}");
+    }
+
+    #[test]
+    fn reasons_that_the_proto_comments_name_exist() {
+        let files = [
+            include_str!("../../proto/tidegate/v1/account.proto"),
+            include_str!("../../proto/tidegate/v1/credential.proto"),
+            include_str!("../../proto/tidegate/v1/gateway.proto"),
+            include_str!("../../proto/tidegate/v1/session.proto"),
+            include_str!("../../proto/tidegate/v1/upload.proto"),
+        ];
+        let mut seen = 0;
+        for text in files {
+            let comments = text.lines().filter_map(|line| line.trim().strip_prefix("//"));
+            let comments = comments.collect::<Vec<_>>().join(" ");
+            for (_, errors) in comments.match_indices("Errors:").map(|(at, _)| comments.split_at(at)) {
+                let end = errors.find(". ").unwrap_or(errors.len()).min(600);
+                for inside in errors[..end].split('(').skip(1).filter_map(|rest| rest.split(')').next()) {
+                    for word in inside.split([',', ' ']).filter(|word| word.contains('_')) {
+                        assert!(Reason::ALL.iter().any(|reason| reason.name() == word), "{word} is in no table");
+                        seen += 1;
+                    }
+                }
+            }
+        }
+        assert!(seen >= 30, "only {seen} reasons found in the comments: did their form change?");
+    }
+
+    fn upper_snake(camel: &str) -> String {
+        let mut out = String::new();
+        for c in camel.chars() {
+            if c.is_uppercase() && !out.is_empty() {
+                out.push('_');
+            }
+            out.extend(c.to_uppercase());
+        }
+        out
+    }
+}
