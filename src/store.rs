@@ -5,9 +5,9 @@
 pub mod directory;
 pub mod s3;
 
-#[cfg(test)]
+#[doc(hidden)]
 pub mod conformance;
-#[cfg(test)]
+#[doc(hidden)]
 pub mod faulty;
 
 use std::collections::BTreeMap;

@@ -1,1 +1,187 @@
-//! A store that fails on purpose.
+//! A store that fails on purpose, before the work or after it ("done, but the reply was lost"), in front of another one:
+//! for tests.
+
+#![allow(missing_docs)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use super::{
+    ObjectHead, ObjectStore, PartBody, PartReceipt, Profile, Signer, StoreError, StoreErrorKind, Stored, Target,
+};
+
+/// What happens to one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Refused before anything happened.
+    Before(StoreErrorKind),
+    /// Done, and then this failure instead of the answer.
+    After(StoreErrorKind),
+    /// Never answers.
+    Stall,
+}
+
+/// One operation of the trait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    Put,
+    CreateMultipart,
+    UploadPart,
+    Complete,
+    Abort,
+    ListParts,
+    Head,
+}
+
+/// The faulty store; clones share faults and counters.
+#[derive(Debug, Clone)]
+pub struct Faulty {
+    inner: Arc<dyn ObjectStore>,
+    plan: Arc<Mutex<Plan>>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    next: BTreeMap<Operation, VecDeque<Fault>>,
+    always: BTreeMap<Operation, Fault>,
+    calls: BTreeMap<Operation, usize>,
+    signers: Vec<String>,
+    part_bytes: u64,
+    gate: Option<tokio::sync::watch::Receiver<bool>>,
+}
+
+impl Faulty {
+    pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { inner, plan: Arc::default() }
+    }
+
+    /// The next call of `operation` that has no fault yet gets this one.
+    pub fn next(&self, operation: Operation, fault: Fault) {
+        self.plan.lock().expect("no panic").next.entry(operation).or_default().push_back(fault);
+    }
+
+    /// Every call of `operation` gets this fault, or none any more.
+    pub fn always(&self, operation: Operation, fault: Option<Fault>) {
+        let mut plan = self.plan.lock().expect("no panic");
+        match fault {
+            Some(fault) => drop(plan.always.insert(operation, fault)),
+            None => drop(plan.always.remove(&operation)),
+        }
+    }
+
+    /// Parts wait until the gate says true.
+    pub fn gate_parts(&self, gate: tokio::sync::watch::Receiver<bool>) {
+        self.plan.lock().expect("no panic").gate = Some(gate);
+    }
+
+    pub fn calls(&self, operation: Operation) -> usize {
+        self.plan.lock().expect("no panic").calls.get(&operation).copied().unwrap_or(0)
+    }
+
+    /// Bytes of all parts and puts that the store has answered.
+    pub fn part_bytes(&self) -> u64 {
+        self.plan.lock().expect("no panic").part_bytes
+    }
+
+    /// Access key ids in the order of the calls.
+    pub fn signers(&self) -> Vec<String> {
+        self.plan.lock().expect("no panic").signers.clone()
+    }
+
+    fn begin(&self, operation: Operation, signer: &Signer) -> Option<Fault> {
+        let mut plan = self.plan.lock().expect("no panic");
+        *plan.calls.entry(operation).or_default() += 1;
+        plan.signers.push(signer.access_key_id.clone());
+        let next = plan.next.get_mut(&operation).and_then(VecDeque::pop_front);
+        next.or_else(|| plan.always.get(&operation).copied())
+    }
+
+    async fn play<T>(
+        &self,
+        operation: Operation,
+        signer: &Signer,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match self.begin(operation, signer) {
+            None => work.await,
+            Some(Fault::Before(kind)) => Err(StoreError::not_done("faulty", kind, "refused on purpose")),
+            Some(Fault::After(kind)) => {
+                work.await?;
+                Err(StoreError::unknown("faulty", kind, "reply lost on purpose"))
+            }
+            Some(Fault::Stall) => std::future::pending().await,
+        }
+    }
+
+    async fn pass_gate(&self) {
+        let gate = self.plan.lock().expect("no panic").gate.clone();
+        if let Some(mut gate) = gate {
+            let _ = gate.wait_for(|open| *open).await;
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Faulty {
+    fn location(&self) -> &str {
+        self.inner.location()
+    }
+
+    fn profile(&self) -> Profile {
+        self.inner.profile()
+    }
+
+    async fn put(&self, signer: &Signer, target: &Target, body: &PartBody) -> Result<Stored, StoreError> {
+        self.pass_gate().await;
+        let stored = self.play(Operation::Put, signer, self.inner.put(signer, target, body)).await;
+        self.plan.lock().expect("no panic").part_bytes += body.len;
+        stored
+    }
+
+    async fn create_multipart(&self, signer: &Signer, target: &Target) -> Result<String, StoreError> {
+        self.play(Operation::CreateMultipart, signer, self.inner.create_multipart(signer, target)).await
+    }
+
+    async fn upload_part(
+        &self,
+        signer: &Signer,
+        target: &Target,
+        multipart_id: &str,
+        number: u32,
+        body: &PartBody,
+    ) -> Result<PartReceipt, StoreError> {
+        self.pass_gate().await;
+        let work = self.inner.upload_part(signer, target, multipart_id, number, body);
+        let receipt = self.play(Operation::UploadPart, signer, work).await;
+        self.plan.lock().expect("no panic").part_bytes += body.len;
+        receipt
+    }
+
+    async fn complete(
+        &self,
+        signer: &Signer,
+        target: &Target,
+        multipart_id: &str,
+        parts: &[PartReceipt],
+    ) -> Result<Stored, StoreError> {
+        let work = self.inner.complete(signer, target, multipart_id, parts);
+        self.play(Operation::Complete, signer, work).await
+    }
+
+    async fn abort(&self, signer: &Signer, target: &Target, multipart_id: &str) -> Result<(), StoreError> {
+        self.play(Operation::Abort, signer, self.inner.abort(signer, target, multipart_id)).await
+    }
+
+    async fn list_parts(
+        &self,
+        signer: &Signer,
+        target: &Target,
+        multipart_id: &str,
+    ) -> Result<Vec<PartReceipt>, StoreError> {
+        self.play(Operation::ListParts, signer, self.inner.list_parts(signer, target, multipart_id)).await
+    }
+
+    async fn head(&self, signer: &Signer, target: &Target) -> Result<Option<ObjectHead>, StoreError> {
+        self.play(Operation::Head, signer, self.inner.head(signer, target)).await
+    }
+}
