@@ -1,1 +1,212 @@
-//! Placeholder until its owner lands.
+//! The configuration file: raw TOML in, a validated [`Config`] out. Owns the keys' names and ranges; promises that every
+//! mistake of a file is reported at once, with its place; must never touch the machine (that a folder can be written is
+//! for its owner to find out).
+
+mod document;
+pub mod reader;
+pub mod watch;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use document::changed_keys;
+pub use reader::Problem;
+
+use crate::{api, credential, session, store, telemetry, upload};
+
+/// A whole, valid configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where journal, spool and sealed tokens live.
+    pub state_dir: PathBuf,
+    /// How long a stop waits for the parts in flight before it leaves them to the next start.
+    pub drain_timeout_ms: u64,
+    /// `[api]`.
+    pub api: api::Config,
+    /// `[telemetry]`.
+    pub telemetry: telemetry::Config,
+    /// `[session]`.
+    pub session: session::Config,
+    /// `[upload]`.
+    pub upload: upload::Config,
+    /// `[[identity]]`; at least one.
+    pub identities: Vec<IdentityConfig>,
+    /// `[[destination]]`; at least one.
+    pub destinations: Vec<DestinationConfig>,
+}
+
+/// `[[identity]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityConfig {
+    /// Its name.
+    pub name: String,
+    /// Tiers hang on the role: flows where the client names the role are refused.
+    pub tiered: bool,
+    /// `[identity.tokens]`.
+    pub tokens: session::TokensConfig,
+    /// `[identity.credentials]`.
+    pub credentials: credential::SourceConfig,
+}
+
+/// `[[destination]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DestinationConfig {
+    /// Its name.
+    pub name: String,
+    /// What every key starts with.
+    pub prefix: String,
+    /// Where the objects go.
+    pub store: StoreConfig,
+}
+
+/// The kinds of store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// `kind = "s3"`.
+    S3(store::s3::Config),
+    /// `kind = "directory"`.
+    Directory(store::directory::Config),
+}
+
+/// Why a file is no configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigError {
+    /// It cannot be read.
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// The system's answer.
+        why: String,
+    },
+    /// It has mistakes.
+    Invalid {
+        /// The file.
+        file: PathBuf,
+        /// All of them, in the order of the text.
+        problems: Vec<Problem>,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { file, why } => write!(f, "cannot read the configuration {}: {why}", file.display()),
+            Self::Invalid { file, problems } => {
+                let s = if problems.len() == 1 { "" } else { "s" };
+                write!(f, "the configuration {} has {} mistake{s}:", file.display(), problems.len())?;
+                problems.iter().try_for_each(|problem| write!(f, "\n  {}:{problem}", file.display()))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and validates a file; answers its text too, for [`changed_keys`].
+    ///
+    /// # Errors
+    /// Every mistake at once: see [`ConfigError`].
+    pub fn load(file: &Path) -> Result<(Self, String), ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| ConfigError::Unreadable { file: file.to_owned(), why: error.to_string() })?;
+        match Self::parse(&text) {
+            Ok(config) => Ok((config, text)),
+            Err(problems) => Err(ConfigError::Invalid { file: file.to_owned(), problems }),
+        }
+    }
+
+    /// Validates a document.
+    ///
+    /// # Errors
+    /// Every mistake, in the order of the text.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        document::read(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const FULL: &str = include_str!("../config/full.toml");
+    const MINIMAL: &str = include_str!("../config/minimal.toml");
+
+    #[test]
+    fn the_full_file_spells_out_the_defaults() {
+        let full = Config::parse(FULL).unwrap();
+        let minimal = Config::parse(MINIMAL).unwrap();
+        assert_eq!(full.api, minimal.api);
+        assert_eq!(full.telemetry, minimal.telemetry);
+        assert_eq!(full.session, minimal.session);
+        assert_eq!(full.upload, upload::Config { file_roots: full.upload.file_roots.clone(), ..minimal.upload });
+        assert_eq!(full.state_dir, minimal.state_dir);
+        assert_eq!(full.drain_timeout_ms, minimal.drain_timeout_ms);
+        assert_eq!(full.identities, minimal.identities);
+        assert_eq!(full.destinations, minimal.destinations);
+    }
+
+    #[test]
+    fn every_key_is_in_the_full_file() {
+        // Uncommented, the file must know every key that the reader knows: an unknown key's message lists them.
+        for (table, ending) in
+            [("[daemon]", ""), ("[api]", ""), ("[telemetry]", ""), ("[session]", ""), ("[upload]", "")]
+        {
+            let text = format!("{MINIMAL}\n{table}\nno_such_key_at_all_anywhere = 1{ending}\n");
+            let problems = Config::parse(&text).unwrap_err();
+            let known = problems[0].message.split_once("known here: ").unwrap().1;
+            for key in known.split(", ") {
+                assert!(FULL.contains(&format!("{key} =")), "config/full.toml lacks {table} {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_with_their_place() {
+        let text = MINIMAL.replace("user_pool_id = \"us-east-1_EXAMPLE01\"\n", "user_pol_id = 7\n")
+            + "\n[api]\nmax_connections = \"many\"\n\n[upload]\npart_size_bytes = 5\n";
+        let problems = Config::parse(&text).unwrap_err();
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(lines.len(), 4, "{lines:#?}");
+        assert!(lines[0].contains("identity[0].tokens.user_pool_id: is missing"), "{lines:#?}");
+        assert!(lines[1].contains("user_pol_id: unknown key; did you mean \"user_pool_id\"?"), "{lines:#?}");
+        assert!(lines[2].contains("api.max_connections: must be a whole number"), "{lines:#?}");
+        assert!(lines[3].contains("upload.part_size_bytes: must be a whole number from 5242880"), "{lines:#?}");
+        let line_of_mistake = 1 + text.lines().position(|line| line.starts_with("max_connections")).unwrap();
+        assert_eq!((problems[2].line, problems[2].column), (line_of_mistake, 19));
+    }
+
+    #[test]
+    fn mistakes_of_syntax_have_a_place_too() {
+        let problems = Config::parse("a = \nb = [1,\n").unwrap_err();
+        assert!(problems.len() >= 2, "{problems:?}");
+        assert_eq!(problems[0].line, 1);
+    }
+
+    #[test]
+    fn a_tiered_identity_refuses_flows_where_the_client_names_the_role() {
+        let text = MINIMAL
+            .replace("cognito_identity_pool\"", "cognito_identity_pool_basic\"\nrole_arn = \"arn:aws:iam::1:role/x\"");
+        let problems = Config::parse(&text).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.message.contains("tiered")), "{problems:?}");
+        let text = text.replace("[identity.tokens]", "tiered = false\n[identity.tokens]");
+        Config::parse(&text).unwrap();
+    }
+
+    #[test]
+    fn names_are_unique_and_something_is_configured() {
+        let problems = Config::parse("").unwrap_err();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        let twice = MINIMAL[MINIMAL.find("[[destination]]").unwrap()..].to_owned();
+        let problems = Config::parse(&format!("{MINIMAL}\n{twice}")).unwrap_err();
+        assert!(problems[0].message.contains("more than once"), "{problems:?}");
+    }
+
+    #[test]
+    fn changed_keys_name_what_changed() {
+        let next = MINIMAL.replace("app-photos", "other") + "\n[telemetry]\nlog_filter = \"debug\"\n";
+        assert_eq!(changed_keys(MINIMAL, &next), ["destination[0].bucket", "telemetry.log_filter"]);
+        assert!(changed_keys(MINIMAL, MINIMAL).is_empty());
+    }
+}
