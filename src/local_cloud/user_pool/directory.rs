@@ -1,0 +1,268 @@
+//! The users of one pool: found by name, changed one at a time, each kept in a file of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::local_cloud::error::AwsError;
+use crate::local_cloud::state_dir::{StateDir, StateError};
+use crate::local_cloud::user_pool::codes::Codes;
+use crate::local_cloud::user_pool::request::internal_error;
+use crate::local_cloud::user_pool::srp::Verifier;
+use crate::local_cloud::user_pool::tokens::SignIn;
+
+/// Anybody may sign up, so the number of users needs a bound.
+const MOST_USERS: usize = 100_000;
+
+/// Where a user stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum UserStatus {
+    /// Signed up; the code is not in yet.
+    Unconfirmed,
+    /// May sign in.
+    Confirmed,
+    /// Has a temporary password.
+    ForceChangePassword,
+}
+
+impl UserStatus {
+    /// AWS's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unconfirmed => "UNCONFIRMED",
+            Self::Confirmed => "CONFIRMED",
+            Self::ForceChangePassword => "FORCE_CHANGE_PASSWORD",
+        }
+    }
+}
+
+/// A user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct User {
+    /// Never changes.
+    pub sub: String,
+    /// The name as tokens show it: the `sub` where people sign in with their address.
+    pub username: String,
+    /// Attributes without `sub`.
+    pub attributes: BTreeMap<String, String>,
+    pub status: UserStatus,
+    pub enabled: bool,
+    /// In milliseconds since 1970.
+    pub create_ms: u64,
+    /// In milliseconds since 1970.
+    pub modify_ms: u64,
+    /// What is kept of the password.
+    pub verifier: Option<Verifier>,
+    pub groups: BTreeSet<String>,
+    pub codes: Codes,
+    pub attempts: Attempts,
+    /// Oldest first, bounded by `tokens`.
+    pub sign_ins: Vec<SignIn>,
+}
+
+impl User {
+    /// Where codes go, if anywhere.
+    pub fn email(&self) -> Option<&str> {
+        self.attributes.get("email").map(String::as_str)
+    }
+
+    /// Whether the address is proven.
+    pub fn email_is_verified(&self) -> bool {
+        self.attributes.get("email_verified").is_some_and(|verified| verified == "true")
+    }
+}
+
+/// Wrong passwords in a row.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempts {
+    failed: u32,
+    locked_until_ms: u64,
+    latest_ms: u64,
+}
+
+const FREE_ATTEMPTS: u32 = 5;
+const FIRST_LOCK_MS: u64 = 1_000;
+const LONGEST_LOCK_MS: u64 = 15 * 60_000;
+
+impl Attempts {
+    /// Whether passwords are not even looked at now.
+    pub fn is_locked(&self, now_ms: u64) -> bool {
+        now_ms < self.locked_until_ms
+    }
+
+    /// After five wrong passwords each further one locks for twice as long, from a second to a quarter of an hour; a
+    /// quarter of an hour without one forgets them.
+    pub fn record_failure(&mut self, now_ms: u64) {
+        if now_ms.saturating_sub(self.latest_ms) >= LONGEST_LOCK_MS {
+            self.failed = 0;
+        }
+        self.latest_ms = now_ms;
+        self.failed = self.failed.saturating_add(1);
+        if self.failed >= FREE_ATTEMPTS {
+            let doublings = (self.failed - FREE_ATTEMPTS).min(20);
+            self.locked_until_ms = now_ms + (FIRST_LOCK_MS << doublings).min(LONGEST_LOCK_MS);
+        }
+    }
+}
+
+/// The users of one pool.
+#[derive(Debug)]
+pub struct Directory {
+    state: StateDir,
+    folder: String,
+    finds_by_email: bool,
+    users: Mutex<Users>,
+}
+
+#[derive(Debug, Default)]
+struct Users {
+    by_sub: BTreeMap<String, User>,
+    /// Every name that somebody may sign in with, folded.
+    by_name: BTreeMap<String, String>,
+}
+
+impl Directory {
+    /// Reads the users of `folder`.
+    pub fn load(state: &StateDir, folder: &str, finds_by_email: bool) -> Result<Self, StateError> {
+        let mut users = Users::default();
+        for user in state.read_all::<User>(folder)? {
+            users.put(user, finds_by_email);
+        }
+        Ok(Self { state: state.clone(), folder: folder.to_owned(), finds_by_email, users: Mutex::new(users) })
+    }
+
+    /// The user with this `sub`.
+    pub fn get(&self, sub: &str) -> Option<User> {
+        self.lock().by_sub.get(sub).cloned()
+    }
+
+    /// The user of a name: user name, `sub`, or address where people sign in with it.
+    pub fn find(&self, name: &str) -> Option<User> {
+        let users = self.lock();
+        users.by_name.get(&fold(name)).and_then(|sub| users.by_sub.get(sub)).cloned()
+    }
+
+    /// Takes a new user in; `taken` where one of its names is somebody's.
+    pub fn insert(&self, user: User, taken: AwsError) -> Result<(), AwsError> {
+        let mut users = self.lock();
+        if names(&user, self.finds_by_email).any(|name| users.by_name.contains_key(&name)) {
+            return Err(taken);
+        }
+        if users.by_sub.len() >= MOST_USERS {
+            return Err(AwsError::new("LimitExceededException", "The user pool is full."));
+        }
+        self.keep(&user)?;
+        users.put(user, self.finds_by_email);
+        Ok(())
+    }
+
+    /// Changes a user: in the file first, so that what was answered survives. The change is kept whatever it returns.
+    pub fn update<T>(&self, sub: &str, change: impl FnOnce(&mut User) -> T) -> Result<T, AwsError> {
+        let mut users = self.lock();
+        let mut user = users.by_sub.get(sub).cloned().ok_or_else(no_user)?;
+        let result = change(&mut user);
+        let collides = |name| users.by_name.get(&name).is_some_and(|owner| owner != sub);
+        if names(&user, self.finds_by_email).any(collides) {
+            let message = "An account with the given email already exists.";
+            return Err(AwsError::new("AliasExistsException", message));
+        }
+        self.keep(&user)?;
+        users.forget_names(sub);
+        users.put(user, self.finds_by_email);
+        Ok(result)
+    }
+
+    /// Removes a user.
+    pub fn remove(&self, sub: &str) -> Result<(), AwsError> {
+        let mut users = self.lock();
+        self.state.remove(&self.file(sub)).map_err(internal_error)?;
+        users.forget_names(sub);
+        users.by_sub.remove(sub);
+        Ok(())
+    }
+
+    /// Up to `limit` users with `sub` greater than `after` that `wanted` lets through.
+    pub fn page(&self, after: &str, limit: usize, wanted: impl Fn(&User) -> bool) -> Vec<User> {
+        let users = self.lock();
+        let later = users.by_sub.range::<str, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded));
+        later.map(|(_, user)| user).filter(|user| wanted(user)).take(limit).cloned().collect()
+    }
+
+    /// How many users there are.
+    pub fn len(&self) -> usize {
+        self.lock().by_sub.len()
+    }
+
+    fn keep(&self, user: &User) -> Result<(), AwsError> {
+        self.state.write(&self.file(&user.sub), user).map_err(internal_error)
+    }
+
+    fn file(&self, sub: &str) -> String {
+        format!("{}/{sub}.json", self.folder)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Users> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Users {
+    fn put(&mut self, user: User, finds_by_email: bool) {
+        for name in names(&user, finds_by_email) {
+            self.by_name.insert(name, user.sub.clone());
+        }
+        self.by_sub.insert(user.sub.clone(), user);
+    }
+
+    fn forget_names(&mut self, sub: &str) {
+        if let Some(user) = self.by_sub.get(sub) {
+            for name in names(user, true) {
+                if self.by_name.get(&name).is_some_and(|owner| owner == sub) {
+                    self.by_name.remove(&name);
+                }
+            }
+        }
+    }
+}
+
+fn names(user: &User, finds_by_email: bool) -> impl Iterator<Item = String> {
+    let email = user.email().filter(|_| finds_by_email);
+    [Some(user.sub.as_str()), Some(user.username.as_str()), email].into_iter().flatten().map(fold)
+}
+
+/// Names are compared without case, as Cognito advises for new pools.
+fn fold(name: &str) -> String {
+    name.to_lowercase()
+}
+
+/// The user is not there (any more).
+pub fn no_user() -> AwsError {
+    AwsError::new("UserNotFoundException", "User does not exist.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_passwords_lock_for_longer_and_longer_and_are_forgotten() {
+        let mut attempts = Attempts::default();
+        let now_ms = 10_000_000;
+        for _ in 0..4 {
+            attempts.record_failure(now_ms);
+            assert!(!attempts.is_locked(now_ms));
+        }
+        attempts.record_failure(now_ms);
+        assert!(attempts.is_locked(now_ms + 999) && !attempts.is_locked(now_ms + 1_000));
+        attempts.record_failure(now_ms + 1_000);
+        assert!(attempts.is_locked(now_ms + 2_999) && !attempts.is_locked(now_ms + 3_000));
+        for _ in 0..40 {
+            attempts.record_failure(now_ms + 3_000);
+        }
+        assert!(!attempts.is_locked(now_ms + 3_000 + LONGEST_LOCK_MS));
+        attempts.record_failure(now_ms + 3_000 + LONGEST_LOCK_MS);
+        assert!(!attempts.is_locked(now_ms + 3_000 + LONGEST_LOCK_MS));
+    }
+}

@@ -1,0 +1,53 @@
+//! One user pool: what the template says of it, its key, its users and the sign-ins under way.
+
+use crate::local_cloud::seed::{UserPoolClientSeed, UserPoolSeed};
+use crate::local_cloud::signing_key::SigningKey;
+use crate::local_cloud::site::{Site, StartError};
+use crate::local_cloud::user_pool::challenge::Challenges;
+use crate::local_cloud::user_pool::directory::Directory;
+
+/// A user pool.
+#[derive(Debug)]
+pub struct Pool {
+    pub seed: UserPoolSeed,
+    /// The issuer of its tokens.
+    pub issuer: String,
+    /// `cognito-idp.REGION.amazonaws.com/POOL`: the key of a login at an identity pool.
+    pub provider: String,
+    pub arn: String,
+    pub key: SigningKey,
+    pub directory: Directory,
+    pub challenges: Challenges,
+}
+
+impl Pool {
+    /// Reads its users and its key.
+    pub fn start(site: &Site, seed: &UserPoolSeed) -> Result<Self, StartError> {
+        let id = &seed.id;
+        let folder = format!("user_pools/{id}");
+        Ok(Self {
+            seed: seed.clone(),
+            issuer: format!("{}/{id}", site.base_url),
+            provider: format!("cognito-idp.{}.amazonaws.com/{id}", site.region),
+            arn: arn(site, id),
+            key: SigningKey::load_or_generate(&site.state, &format!("{folder}/key"))?,
+            directory: Directory::load(&site.state, &format!("{folder}/users"), seed.email_as_username)?,
+            challenges: Challenges::default(),
+        })
+    }
+
+    /// The part of the id that SRP mixes into passwords.
+    pub fn srp_name(&self) -> &str {
+        self.seed.id.split_once('_').map_or(&self.seed.id, |(_, name)| name)
+    }
+
+    /// The app client with this id.
+    pub fn client(&self, id: &str) -> Option<&UserPoolClientSeed> {
+        self.seed.clients.iter().find(|client| client.id == id)
+    }
+}
+
+/// The ARN of a pool, which need not exist.
+pub fn arn(site: &Site, pool_id: &str) -> String {
+    format!("arn:aws:cognito-idp:{}:{}:userpool/{pool_id}", site.region, site.account_id)
+}
