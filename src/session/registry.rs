@@ -50,6 +50,12 @@ impl Sessions {
         todo!()
     }
 
+    /// Moves with every sign-in, every new set of credentials and every end of a session: uploads that wait for any of
+    /// them try again then.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        todo!()
+    }
+
     /// The link is back: sessions that somebody waits for try at once, the others spread over the boot jitter.
     pub fn link_returned(&self) {
         todo!()
