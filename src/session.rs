@@ -2,9 +2,23 @@
 //! never used after their deadline, that a failure never removes valid ones and that one session makes one upstream
 //! call at a time; must never show a session to another uid.
 
+mod actor;
 pub mod cognito_tokens;
 mod config;
+mod event;
+mod failure;
+#[cfg(test)]
+mod fake;
+mod files;
+mod limiter;
+mod mailbox;
 mod registry;
+mod schedule;
+mod seal;
+mod state;
+#[cfg(test)]
+mod tests;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -34,7 +48,7 @@ pub enum SessionState {
 }
 
 /// What may be shown of a session. Holds no secret.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionView {
     /// Its id.
     pub id: SessionId,
@@ -138,6 +152,8 @@ pub struct TokenSet {
     pub id_token: SecretString,
     /// The access token.
     pub access_token: Option<SecretString>,
+    /// When the access token ends.
+    pub access_token_expire_time: Option<SystemTime>,
     /// The refresh token; absent where the source has none, or where a refresh did not give a new one.
     pub refresh_token: Option<SecretString>,
     /// What the verified ID token says.

@@ -1,0 +1,571 @@
+//! The task of one session: the only place that calls upstream for it. Owns the session's secrets; promises one call at
+//! a time however many callers wait, and that a caller that goes away cancels nothing; must never hold credentials that
+//! the state machine has dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+
+use super::event::{Call, Effect, Event, Failure, Known, Refusal, Reply, Success};
+use super::failure::{credential_failure, session_error, token_failure};
+use super::files::{Contents, Place};
+use super::mailbox::{Answer, Asker, Command};
+use super::registry::{Handle, Served, Shared};
+use super::state::Machine;
+use super::upstream::{self, Outcome};
+use super::{Identity, ServedCredentials, ServedTokens, SessionError, SessionId, SessionState, SessionView, TokenSet};
+use crate::clock::{BootInstant, from_unix_ms, unix_ms};
+use crate::credential::Credentials;
+use crate::telemetry::metrics;
+use crate::telemetry::metrics::SessionStateLabel;
+
+/// The longest sleep: the runtime's timers do not count suspend, the boot clock does.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// A stop waits this long for a token refresh in flight: its answer may hold the only refresh token that is still good.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+/// The most commands between two looks at the call in flight.
+const BATCH_MAX: usize = 1_024;
+/// What could not be written is tried again after this long.
+const SAVE_AGAIN: Duration = Duration::from_secs(30);
+
+struct Waiting {
+    asker: Asker,
+    round: u64,
+}
+
+/// What the task starts from.
+pub struct Start {
+    /// What names the session.
+    pub place: Place,
+    /// What was sealed; `None` where the key did not open it.
+    pub contents: Option<Contents>,
+    /// Tokens of a sign-in just now.
+    pub tokens: Option<TokenSet>,
+    /// Its identity.
+    pub identity: Identity,
+}
+
+/// The task.
+pub struct Actor {
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+    identity: Identity,
+    machine: Machine,
+    commands: mpsc::Receiver<Command>,
+    view: watch::Sender<SessionView>,
+    urgent: watch::Sender<bool>,
+    pending: Option<upstream::Pending>,
+    waiting: Vec<Waiting>,
+    contents: Contents,
+    tokens: Option<TokenSet>,
+    credentials: Option<Arc<Credentials>>,
+    last_error: Option<String>,
+    /// What the readers' copy was made of.
+    copied: Option<(Arc<Credentials>, Option<String>)>,
+    unsaved_since: Option<BootInstant>,
+    ending: Vec<Answer<()>>,
+    ended: bool,
+    everywhere: bool,
+    /// Something happened since the waiting callers' answers were looked for.
+    moved: bool,
+}
+
+impl Actor {
+    /// Builds the task and the handle to it; [`Actor::run`] is to be spawned.
+    pub fn new(shared: &Arc<Shared>, start: Start) -> (Self, Arc<Handle>) {
+        let (now, wall) = (shared.clock.boot(), shared.clock.wall());
+        let readable = start.contents.is_some();
+        let contents = start.contents.unwrap_or_default();
+        let known = Known {
+            can_refresh: contents.refresh_token.is_some() && start.tokens.is_none(),
+            identity_id: contents.identity_id.is_some(),
+            refused_for: contents.refused_since_unix_ms.map(|since| between(from_unix_ms(since), wall)),
+            draining_for: contents.draining_until_unix_ms.map(|until| between(wall, from_unix_ms(until))),
+        };
+        let last_error = if !readable {
+            Some("what was kept of this session cannot be opened with the seal key of now".to_owned())
+        } else if start.tokens.is_none() && contents.refresh_token.is_none() {
+            Some("this session has no refresh token, so it ended with the daemon's restart".to_owned())
+        } else if known.refused_for.is_some() {
+            Some("the user pool refuses the refresh token".to_owned())
+        } else {
+            None
+        };
+        let machine = Machine::new(shared.limits, rand::random(), now, known);
+        let (sender, commands) = mpsc::channel(256);
+        let view = SessionView {
+            id: SessionId(start.place.id.clone()),
+            identity: start.place.identity.clone(),
+            subject: start.place.subject.clone(),
+            username: contents.username.clone(),
+            owner_uid: start.place.owner_uid,
+            state: machine.state(now),
+            identity_id: contents.identity_id.clone(),
+            groups: contents.groups.clone(),
+            create_time: from_unix_ms(start.place.create_time_unix_ms),
+            credentials_expire_time: None,
+            last_error: last_error.clone(),
+        };
+        metrics().session_moved(None, Some(label(view.state)));
+        let (view, watcher) = watch::channel(view);
+        let vending = known.draining_for.is_none();
+        let handle = Handle::new(start.place, sender, watcher, vending, contents.identity_id.clone());
+        let handle = Arc::new(handle);
+        let mut actor = Self {
+            shared: Arc::clone(shared),
+            handle: Arc::clone(&handle),
+            identity: start.identity,
+            machine,
+            commands,
+            view,
+            urgent: watch::channel(false).0,
+            pending: None,
+            waiting: Vec::new(),
+            contents,
+            tokens: start.tokens,
+            credentials: None,
+            last_error,
+            copied: None,
+            unsaved_since: None,
+            ending: Vec::new(),
+            ended: false,
+            everywhere: false,
+            moved: false,
+        };
+        if let Some(tokens) = &actor.tokens {
+            let event = Event::SignedIn {
+                id_token_deadline: actor.boot_deadline(tokens.claims.expire_time),
+                can_refresh: actor.contents.refresh_token.is_some(),
+            };
+            // A new session's first effect is one call: nothing of it has to be waited for.
+            for effect in actor.machine.on(now, event) {
+                if let Effect::Start(call) = effect {
+                    actor.begin(call);
+                }
+            }
+        }
+        (actor, handle)
+    }
+
+    /// Runs until the session ends or the daemon stops.
+    pub async fn run(mut self) {
+        let stop = self.shared.stop.clone();
+        loop {
+            let now = self.shared.clock.boot();
+            let sleep = self.machine.next_wake().map_or(SLEEP_MAX, |wake| wake.saturating_since(now).min(SLEEP_MAX));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.stop().await,
+                outcome = upstream::done(&mut self.pending) => {
+                    self.pending = None;
+                    self.finished(outcome).await;
+                }
+                command = self.commands.recv() => match command {
+                    Some(command) => self.told_all(command).await,
+                    None => return,
+                },
+                () = tokio::time::sleep(sleep) => self.happen(Event::Wake).await,
+            }
+            self.settle().await;
+            if self.ended {
+                return self.end().await;
+            }
+        }
+    }
+
+    /// Takes what has come in since together: thousands of callers are answered in one go.
+    async fn told_all(&mut self, first: Command) {
+        self.told(first).await;
+        for _ in 0..BATCH_MAX {
+            match self.commands.try_recv() {
+                Ok(command) if !self.ended => self.told(command).await,
+                _ => break,
+            }
+        }
+    }
+
+    async fn told(&mut self, command: Command) {
+        match command {
+            Command::Ask(asker) => self.asked(asker).await,
+            Command::SignedIn(tokens, username, done) => {
+                let outcome = self.signed_in(*tokens, username).await;
+                let _ = done.send(outcome);
+            }
+            Command::SignOut { drain, everywhere, done } => {
+                self.handle.vending.store(false, Ordering::SeqCst);
+                self.everywhere |= everywhere;
+                self.happen(Event::SignOut { drain, everywhere }).await;
+                if self.ended {
+                    self.ending.push(done);
+                } else {
+                    if everywhere {
+                        self.revoke(true);
+                    }
+                    tracing::info!(session = %self.handle.place.id, "signed out; its uploads go on");
+                    let _ = done.send(Ok(()));
+                }
+            }
+            Command::UploadsDone(done) => {
+                self.happen(Event::UploadsDone).await;
+                if self.ended {
+                    self.ending.push(done);
+                } else {
+                    let _ = done.send(Ok(()));
+                }
+            }
+            Command::LinkReturned => self.happen(Event::LinkReturned).await,
+        }
+    }
+
+    async fn asked(&mut self, asker: Asker) {
+        let now = self.shared.clock.boot();
+        if let Asker::Denied(key, _) = &asker
+            && self.machine.servable_until(now).is_some()
+            && self.credentials.as_ref().is_some_and(|current| current.access_key_id != *key)
+        {
+            return self.answer(asker, Ok(()));
+        }
+        let (reply, effects) = self.machine.ask(now, asker.want());
+        self.apply(effects).await;
+        match reply {
+            Reply::Now(verdict) => self.answer(asker, verdict),
+            Reply::TooEarly => {
+                if let Asker::Denied(_, reply) = asker {
+                    let _ = reply.send(Ok(false));
+                }
+            }
+            Reply::Wait(round) => {
+                if self.waiting.len() >= self.shared.config.max_waiters_per_session {
+                    self.waiting.retain(|waiting| !waiting.asker.is_gone());
+                }
+                if self.waiting.len() >= self.shared.config.max_waiters_per_session {
+                    asker.refuse(SessionError::Unavailable {
+                        message: format!("{} callers wait for this session already", self.waiting.len()),
+                        retry_after: Duration::from_secs(1),
+                    });
+                } else {
+                    self.waiting.push(Waiting { asker, round });
+                }
+            }
+        }
+    }
+
+    async fn signed_in(&mut self, tokens: TokenSet, username: String) -> Result<(), SessionError> {
+        let contents =
+            Contents { identity_id: self.contents.identity_id.clone(), ..Contents::of_sign_in(&tokens, username) };
+        // Durable before it counts: a full disk leaves the session as it was.
+        self.shared.files.save(self.handle.place.clone(), contents.clone()).await?;
+        self.contents = contents;
+        self.last_error = None;
+        self.everywhere = false;
+        let event = Event::SignedIn {
+            id_token_deadline: self.boot_deadline(tokens.claims.expire_time),
+            can_refresh: self.contents.refresh_token.is_some(),
+        };
+        self.tokens = Some(tokens);
+        self.happen(event).await;
+        self.handle.vending.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn happen(&mut self, event: Event) {
+        self.moved = true;
+        let effects = self.machine.on(self.shared.clock.boot(), event);
+        self.apply(effects).await;
+    }
+
+    async fn apply(&mut self, effects: Vec<Effect>) {
+        self.moved |= !effects.is_empty();
+        for effect in effects {
+            match effect {
+                Effect::Start(call) => self.begin(call),
+                Effect::Abort => self.pending = None,
+                Effect::DropCredentials => {
+                    self.credentials = None;
+                    self.copied = None;
+                    self.shared.cache.invalidate(&self.handle.serial);
+                }
+                Effect::WipeTokens => {
+                    tracing::warn!(session = %self.handle.place.id, "tokens wiped; the user must sign in again");
+                    self.tokens = None;
+                    self.contents.refresh_token = None;
+                    self.save().await;
+                }
+                Effect::Persist => self.save().await,
+                Effect::End => self.ended = true,
+            }
+        }
+    }
+
+    /// Begins a call; see [`upstream::call`].
+    fn begin(&mut self, call: Call) {
+        let subject = &self.handle.place.subject;
+        let secrets = upstream::Secrets::of(&self.identity, subject, self.tokens.as_ref(), &self.contents);
+        let urgent = self.urgent.subscribe();
+        self.pending = Some(upstream::call(&self.shared, &self.identity, secrets, urgent, call));
+    }
+
+    async fn finished(&mut self, outcome: Outcome) {
+        let result = match outcome {
+            Outcome::Tokens(Ok(set)) => self.take_tokens(set).await,
+            Outcome::Tokens(Err(error)) => Err((token_failure(&error), error.to_string())),
+            Outcome::IdentityId(Ok(id)) => self.take_identity_id(id).await,
+            Outcome::IdentityId(Err(error)) | Outcome::Credentials(Err(error)) => {
+                Err((credential_failure(error.kind), error.message))
+            }
+            Outcome::Credentials(Ok(credentials)) => {
+                let (received, deadline) = (credentials.received, credentials.deadline);
+                self.credentials = Some(Arc::new(credentials));
+                Ok(Success::Credentials { received, deadline })
+            }
+        };
+        let failed = match &result {
+            Ok(_) => None,
+            Err((failure, text)) => {
+                let session = &self.handle.place.id;
+                if matches!(failure, Failure::Transient | Failure::Throttled) {
+                    tracing::warn!(%session, ?failure, why = %text, "a refresh failed; what is valid is served");
+                } else {
+                    tracing::error!(%session, ?failure, why = %text, "a refresh failed");
+                }
+                Some(text.clone())
+            }
+        };
+        self.happen(Event::Done(result.map_err(|(failure, _)| failure))).await;
+        if failed.is_some() {
+            self.last_error = failed;
+        } else if self.machine.in_flight().is_none() {
+            self.last_error = None;
+        }
+    }
+
+    async fn take_tokens(&mut self, set: TokenSet) -> Result<Success, (Failure, String)> {
+        let expected = (&self.contents.issuer, &self.handle.place.subject, &self.contents.audience);
+        if (&set.claims.issuer, &set.claims.subject, &set.claims.audience) != expected {
+            let text =
+                "the refreshed token is for another user, issuer or client: the session is parked, sign in again";
+            return Err((Failure::OtherUser, text.to_owned()));
+        }
+        let groups_changed = set.claims.groups != self.contents.groups;
+        let id_token_deadline = self.boot_deadline(set.claims.expire_time);
+        let rotated = set.refresh_token.is_some();
+        if let Some(token) = &set.refresh_token {
+            self.contents.refresh_token = Some(token.clone());
+        }
+        self.contents.groups.clone_from(&set.claims.groups);
+        self.tokens = Some(set);
+        if rotated || groups_changed {
+            // The new refresh token is durable before anything is done with what came along with it.
+            self.save().await;
+        }
+        Ok(Success::Tokens { id_token_deadline, groups_changed })
+    }
+
+    async fn take_identity_id(&mut self, id: String) -> Result<Success, (Failure, String)> {
+        match &self.contents.identity_id {
+            Some(known) if *known != id => {
+                let text = "the identity pool gives this user another identity id than before: the session is parked, \
+                            sign in again to use the new one";
+                Err((Failure::OtherUser, text.to_owned()))
+            }
+            Some(_) => Ok(Success::IdentityId),
+            None => {
+                let _ = self.handle.identity_id.set(id.clone());
+                self.contents.identity_id = Some(id);
+                self.save().await;
+                Ok(Success::IdentityId)
+            }
+        }
+    }
+
+    /// Shows what is so now, and answers everybody whose answer there is.
+    async fn settle(&mut self) {
+        let now = self.shared.clock.boot();
+        if self.unsaved_since.is_some_and(|since| now.saturating_since(since) >= SAVE_AGAIN) {
+            self.save().await;
+        }
+        if std::mem::take(&mut self.moved) {
+            self.handle.other_user.store(self.machine.is_other_user(), Ordering::SeqCst);
+            self.copy_for_readers(now);
+            self.publish(now);
+            self.answer_waiting(now);
+        }
+        let urgent = !self.waiting.is_empty();
+        self.urgent.send_if_modified(|now| std::mem::replace(now, urgent) != urgent);
+    }
+
+    fn answer_waiting(&mut self, now: BootInstant) {
+        let machine = &self.machine;
+        let verdicts: Vec<_> = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .map(|waiting| (machine.verdict(now, waiting.asker.want(), waiting.round), waiting))
+            .collect();
+        for (verdict, waiting) in verdicts {
+            match verdict {
+                Some(verdict) => self.answer(waiting.asker, verdict),
+                None => self.waiting.push(waiting),
+            }
+        }
+    }
+
+    fn copy_for_readers(&mut self, now: BootInstant) {
+        let Some(serve_until) = self.machine.servable_until(now) else { return };
+        let Some(credentials) = self.served() else { return };
+        let same = self.copied.as_ref().is_some_and(|(copied, last_error)| {
+            Arc::ptr_eq(copied, &credentials.credentials) && *last_error == credentials.last_error
+        });
+        if !same {
+            self.copied = Some((Arc::clone(&credentials.credentials), credentials.last_error.clone()));
+            self.shared.cache.insert(self.handle.serial, Arc::new(Served { serve_until, credentials }));
+        }
+    }
+
+    fn publish(&mut self, now: BootInstant) {
+        let view = self.view_now(now);
+        let mut moved = None;
+        self.view.send_if_modified(|shown| {
+            if view.state != shown.state {
+                moved = Some((shown.state, view.state));
+            }
+            let changed = *shown != view;
+            *shown = view;
+            changed
+        });
+        if let Some((from, to)) = moved {
+            tracing::info!(session = %self.handle.place.id, ?from, ?to, "session state changed");
+            metrics().session_moved(Some(label(from)), Some(label(to)));
+        }
+    }
+
+    fn view_now(&self, now: BootInstant) -> SessionView {
+        let mut view = self.view.borrow().clone();
+        view.username.clone_from(&self.contents.username);
+        view.state = self.machine.state(now);
+        view.identity_id.clone_from(&self.contents.identity_id);
+        view.groups.clone_from(&self.contents.groups);
+        view.credentials_expire_time = self.credentials.as_ref().map(|credentials| credentials.expire_time);
+        view.last_error.clone_from(&self.last_error);
+        view
+    }
+
+    fn served(&self) -> Option<ServedCredentials> {
+        let credentials = self.credentials.as_ref()?;
+        Some(ServedCredentials {
+            credentials: Arc::clone(credentials),
+            identity_id: self.contents.identity_id.clone()?,
+            stale: self.last_error.is_some(),
+            last_error: self.last_error.clone(),
+        })
+    }
+
+    fn answer(&self, asker: Asker, verdict: Result<(), Refusal>) {
+        if let Err(refusal) = verdict {
+            return asker.refuse(session_error(refusal, self.last_error.clone()));
+        }
+        let nothing = Refusal::Unavailable { retry_after: Duration::from_secs(1) };
+        let missing = || session_error(nothing, self.last_error.clone());
+        match asker {
+            Asker::Credentials(reply) | Asker::UploadCredentials(reply) => {
+                let _ = reply.send(self.served().ok_or_else(missing));
+            }
+            Asker::Tokens(reply) => {
+                let _ = reply.send(self.tokens.as_ref().map(served_tokens).ok_or_else(missing));
+            }
+            Asker::Refresh(reply) => {
+                let _ = reply.send(Ok(self.view_now(self.shared.clock.boot())));
+            }
+            Asker::Denied(_, reply) => {
+                let _ = reply.send(Ok(true));
+            }
+        }
+    }
+
+    async fn save(&mut self) {
+        let (now, wall) = (self.shared.clock.boot(), self.shared.clock.wall());
+        self.contents.refused_since_unix_ms = self.machine.refused_for(now).map(|long| unix_ms(wall - long));
+        self.contents.draining_until_unix_ms = self.machine.draining_for(now).map(|left| unix_ms(wall + left));
+        match self.shared.files.save(self.handle.place.clone(), self.contents.clone()).await {
+            Ok(()) => self.unsaved_since = None,
+            Err(error) => {
+                tracing::error!(session = %self.handle.place.id, %error, "a session could not be saved; tried again");
+                self.unsaved_since = Some(now);
+            }
+        }
+    }
+
+    fn revoke(&self, everywhere: bool) {
+        if let Some(refresh_token) = self.contents.refresh_token.clone() {
+            let access_token = self.tokens.as_ref().and_then(|set| set.access_token.clone());
+            self.shared.revoke_later(Arc::clone(&self.identity.tokens), refresh_token, access_token, everywhere);
+        }
+    }
+
+    async fn end(mut self) {
+        self.shared.forget(&self.handle);
+        self.commands.close();
+        let outcome = self.shared.files.remove(&self.handle.place.id).await;
+        if let Err(error) = &outcome {
+            tracing::error!(session = %self.handle.place.id, %error, "the sealed file of an ended session is still there");
+        }
+        self.revoke(self.everywhere);
+        let state = self.view.borrow().state;
+        metrics().session_moved(Some(label(state)), None);
+        tracing::info!(session = %self.handle.place.id, "session ended");
+        for done in std::mem::take(&mut self.ending) {
+            let _ = done.send(outcome.clone());
+        }
+    }
+
+    async fn stop(mut self) {
+        if self.machine.in_flight() == Some(Call::Tokens)
+            && let Some(pending) = self.pending.take()
+            && let Ok(Outcome::Tokens(Ok(set))) = tokio::time::timeout(STOP_WAIT, pending).await
+        {
+            let _ = self.take_tokens(set).await;
+        }
+        if self.unsaved_since.is_some() {
+            self.save().await;
+        }
+    }
+
+    fn boot_deadline(&self, expire_time: SystemTime) -> BootInstant {
+        self.shared.clock.boot() + between(self.shared.clock.wall(), expire_time)
+    }
+}
+
+impl Contents {
+    /// What is kept of a sign-in.
+    pub fn of_sign_in(tokens: &TokenSet, username: String) -> Self {
+        Self {
+            username,
+            issuer: tokens.claims.issuer.clone(),
+            audience: tokens.claims.audience.clone(),
+            groups: tokens.claims.groups.clone(),
+            refresh_token: tokens.refresh_token.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+fn between(from: SystemTime, to: SystemTime) -> Duration {
+    to.duration_since(from).unwrap_or_default()
+}
+
+fn served_tokens(set: &TokenSet) -> ServedTokens {
+    ServedTokens {
+        id_token: set.id_token.clone(),
+        id_token_expire_time: set.claims.expire_time,
+        access_token: set.access_token.clone().zip(set.access_token_expire_time),
+    }
+}
+
+fn label(state: SessionState) -> SessionStateLabel {
+    match state {
+        SessionState::Active => SessionStateLabel::Active,
+        SessionState::Stale => SessionStateLabel::Stale,
+        SessionState::NeedsSignIn => SessionStateLabel::NeedsSignIn,
+        SessionState::SigningOut => SessionStateLabel::SigningOut,
+    }
+}

@@ -1,0 +1,213 @@
+//! A user pool and an identity pool in memory, for the tests of sessions: counts its calls, fails as told, and can be
+//! held so that a test sees what happens while a call is in flight.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::watch;
+
+use super::{IdClaims, Identity, TokenError, TokenSet, TokenSource};
+use crate::clock::Clock;
+use crate::credential::{CredentialError, CredentialErrorKind, CredentialSource, Credentials, Login};
+
+pub const LIFETIME: Duration = Duration::from_secs(3_600);
+
+/// What the pools hold.
+#[derive(Debug, Default)]
+pub struct Pools {
+    /// How often each call was made.
+    pub calls: BTreeMap<&'static str, u64>,
+    /// Calls in flight now, and the most that were at once.
+    pub in_flight: (u64, u64),
+    /// Groups by `sub`.
+    pub groups: HashMap<String, Vec<String>>,
+    /// Identity ids by `sub`, where they are not the usual ones.
+    pub identity_ids: HashMap<String, String>,
+    /// The `sub` that the next refresh answers with, where it is another user's.
+    pub wrong_subject: Option<String>,
+    /// Errors of the next token refreshes.
+    pub token_errors: VecDeque<TokenError>,
+    /// Errors of the next credential calls.
+    pub credential_errors: VecDeque<CredentialErrorKind>,
+    /// Every refresh gives a new refresh token, and only the newest is good.
+    pub rotate: bool,
+    /// The refresh token that is good, by `sub`.
+    pub refresh_tokens: HashMap<String, String>,
+    /// What was revoked: the token, and whether everywhere.
+    pub revoked: Vec<(String, bool)>,
+    serial: u64,
+}
+
+/// The pools, the clock they stamp with, and the gate that holds every call.
+#[derive(Debug)]
+pub struct FakeCloud {
+    pools: Mutex<Pools>,
+    clock: Clock,
+    open: watch::Sender<bool>,
+}
+
+impl FakeCloud {
+    pub fn new(clock: &Clock) -> Arc<Self> {
+        Arc::new(Self { pools: Mutex::default(), clock: clock.clone(), open: watch::channel(true).0 })
+    }
+
+    pub fn pools(&self) -> MutexGuard<'_, Pools> {
+        self.pools.lock().expect("no test panics with it")
+    }
+
+    pub fn count(&self, call: &str) -> u64 {
+        self.pools().calls.get(call).copied().unwrap_or(0)
+    }
+
+    /// Holds every call, or lets them go on.
+    pub fn set_open(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+
+    pub fn identity(self: &Arc<Self>, name: &str) -> Identity {
+        Identity {
+            name: name.to_owned(),
+            tiered: true,
+            tokens: Arc::new(FakeTokens(Arc::clone(self))),
+            credentials: Arc::new(FakeCredentials { cloud: Arc::clone(self), names_role: false }),
+            allow_client_role_choice: false,
+        }
+    }
+
+    async fn call(&self, name: &'static str) {
+        {
+            let mut pools = self.pools();
+            *pools.calls.entry(name).or_default() += 1;
+            pools.in_flight.0 += 1;
+            pools.in_flight.1 = pools.in_flight.1.max(pools.in_flight.0);
+        }
+        let _ = self.open.subscribe().wait_for(|open| *open).await;
+        self.pools().in_flight.0 -= 1;
+    }
+
+    fn tokens(&self, subject: &str, with_refresh: bool) -> TokenSet {
+        let mut pools = self.pools();
+        pools.serial += 1;
+        let serial = pools.serial;
+        let groups = pools.groups.get(subject).cloned().unwrap_or_default();
+        let refresh = with_refresh.then(|| {
+            let token = format!("refresh.{subject}.{serial}");
+            pools.refresh_tokens.insert(subject.to_owned(), token.clone());
+            SecretString::from(token)
+        });
+        let expire_time = self.clock.wall() + LIFETIME;
+        TokenSet {
+            id_token: format!("id.{subject}.{serial}").into(),
+            access_token: Some(format!("access.{subject}.{serial}").into()),
+            access_token_expire_time: Some(expire_time),
+            refresh_token: refresh,
+            claims: IdClaims {
+                issuer: "https://issuer".into(),
+                subject: subject.to_owned(),
+                audience: "client".into(),
+                username: subject.to_owned(),
+                groups,
+                expire_time,
+            },
+        }
+    }
+}
+
+/// The user pool: every name is its own `sub`, every password but "wrong" is right.
+#[derive(Debug)]
+pub struct FakeTokens(Arc<FakeCloud>);
+
+#[async_trait::async_trait]
+impl TokenSource for FakeTokens {
+    fn provider(&self) -> &'static str {
+        "cognito-idp.us-east-1.amazonaws.com/pool"
+    }
+
+    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<TokenSet, TokenError> {
+        self.0.call("sign_in").await;
+        if password.expose_secret() == "wrong" {
+            return Err(TokenError::BadCredentials("Incorrect username or password.".into()));
+        }
+        Ok(self.0.tokens(username, true))
+    }
+
+    async fn verify(
+        &self,
+        id_token: SecretString,
+        _: Option<SecretString>,
+        refresh_token: Option<SecretString>,
+    ) -> Result<TokenSet, TokenError> {
+        self.0.call("verify").await;
+        let mut set = self.0.tokens(id_token.expose_secret(), false);
+        set.refresh_token = refresh_token;
+        Ok(set)
+    }
+
+    async fn refresh(&self, refresh_token: &SecretString) -> Result<TokenSet, TokenError> {
+        self.0.call("refresh").await;
+        let (subject, rotate) = {
+            let mut pools = self.0.pools();
+            if let Some(error) = pools.token_errors.pop_front() {
+                return Err(error);
+            }
+            let token = refresh_token.expose_secret();
+            let subject = token.split('.').nth(1).unwrap_or_default().to_owned();
+            if pools.refresh_tokens.get(&subject).map(String::as_str) != Some(token) {
+                return Err(TokenError::Terminal("refresh token reuse".into()));
+            }
+            (pools.wrong_subject.take().unwrap_or(subject), pools.rotate)
+        };
+        Ok(self.0.tokens(&subject, rotate))
+    }
+
+    async fn revoke(
+        &self,
+        refresh_token: &SecretString,
+        _: Option<&SecretString>,
+        everywhere: bool,
+    ) -> Result<(), TokenError> {
+        self.0.call("revoke").await;
+        self.0.pools().revoked.push((refresh_token.expose_secret().to_owned(), everywhere));
+        Ok(())
+    }
+}
+
+/// The identity pool.
+#[derive(Debug)]
+pub struct FakeCredentials {
+    pub cloud: Arc<FakeCloud>,
+    pub names_role: bool,
+}
+
+#[async_trait::async_trait]
+impl CredentialSource for FakeCredentials {
+    async fn identity_id(&self, login: Option<&Login>) -> Result<String, CredentialError> {
+        self.cloud.call("identity_id").await;
+        let subject = login.map_or("guest", |login| login.subject.as_str());
+        let usual = format!("us-east-1:{subject}");
+        Ok(self.cloud.pools().identity_ids.get(subject).cloned().unwrap_or(usual))
+    }
+
+    async fn credentials(&self, identity_id: &str, _: Option<&Login>) -> Result<Credentials, CredentialError> {
+        self.cloud.call("credentials").await;
+        let mut pools = self.cloud.pools();
+        if let Some(kind) = pools.credential_errors.pop_front() {
+            return Err(CredentialError { kind, message: format!("{kind:?} as told") });
+        }
+        pools.serial += 1;
+        Ok(Credentials {
+            access_key_id: format!("ASIA{}", pools.serial),
+            secret_access_key: "secret".into(),
+            session_token: Some(identity_id.into()),
+            expire_time: self.cloud.clock.wall() + LIFETIME,
+            deadline: self.cloud.clock.boot() + LIFETIME,
+            received: self.cloud.clock.boot(),
+        })
+    }
+
+    fn client_names_role(&self) -> bool {
+        self.names_role
+    }
+}

@@ -1,0 +1,337 @@
+//! One sealed file per session in the state directory. Promises that a saved session is whole and durable when `save`
+//! returns, and that a damaged file is a session that needs a sign-in, never a crash; must never write a token in the
+//! clear.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::SessionError;
+use super::seal::SealKey;
+
+/// No session's file is longer; what is, is not ours.
+const FILE_MAX_BYTES: u64 = 256 * 1024;
+const SUFFIX: &str = "session";
+
+/// What names a session: readable, but bound to the sealed part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its id.
+    pub id: String,
+    /// The identity's name.
+    pub identity: String,
+    /// The user's `sub`.
+    pub subject: String,
+    /// Who owns it.
+    pub owner_uid: u32,
+    /// When the user signed in here, milliseconds since 1970.
+    pub create_time_unix_ms: i64,
+}
+
+/// What is sealed.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    /// The name the user signed in with.
+    pub username: String,
+    /// `iss` of the tokens.
+    pub issuer: String,
+    /// `aud` of the tokens.
+    pub audience: String,
+    /// The groups in the last ID token.
+    pub groups: Vec<String>,
+    /// The identity id, once known.
+    pub identity_id: Option<String>,
+    /// The refresh token, where there is one.
+    pub refresh_token: Option<SecretString>,
+    /// Since when the refresh token has been refused, milliseconds since 1970.
+    pub refused_since_unix_ms: Option<i64>,
+    /// Until when the session drains, milliseconds since 1970.
+    pub draining_until_unix_ms: Option<i64>,
+}
+
+/// A session as it was found.
+#[derive(Debug)]
+pub struct Found {
+    /// What names it.
+    pub place: Place,
+    /// What was sealed; `None` where the key does not open it.
+    pub contents: Option<Contents>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OnDisk {
+    version: u32,
+    #[serde(flatten)]
+    place: Place,
+    sealed: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Plain {
+    username: String,
+    issuer: String,
+    audience: String,
+    groups: Vec<String>,
+    identity_id: Option<String>,
+    refresh_token: Option<String>,
+    refused_since_unix_ms: Option<i64>,
+    draining_until_unix_ms: Option<i64>,
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.refresh_token.zeroize();
+    }
+}
+
+/// The directory of sealed sessions; clones share it.
+#[derive(Debug, Clone)]
+pub struct Files(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    key: SealKey,
+}
+
+impl Files {
+    /// Opens (or makes) the directory and reads every session in it.
+    ///
+    /// # Errors
+    /// `Storage` where the directory or the key cannot be used.
+    pub async fn open(
+        dir: PathBuf,
+        credentials_dir: Option<PathBuf>,
+        key_file: PathBuf,
+    ) -> Result<(Self, Vec<Found>), SessionError> {
+        blocking(move || {
+            let key = SealKey::load(credentials_dir.as_deref(), &key_file)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| unusable(&dir, &error))?;
+            let found = read_all(&dir, &key).map_err(|error| unusable(&dir, &error))?;
+            Ok((Self(Arc::new(Inner { dir, key })), found))
+        })
+        .await
+    }
+
+    /// Writes the session; durable when this returns.
+    ///
+    /// # Errors
+    /// `Storage`; the file from before is whole then.
+    pub async fn save(&self, place: Place, contents: Contents) -> Result<(), SessionError> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || {
+            let path = inner.path(&place.id);
+            inner.write(place, &contents).map_err(|error| unusable(&path, &error))
+        })
+        .await
+    }
+
+    /// Removes the session; durable when this returns. One that is not there is removed already.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub async fn remove(&self, id: &str) -> Result<(), SessionError> {
+        let inner = Arc::clone(&self.0);
+        let path = inner.path(id);
+        blocking(move || {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(unusable(&path, &error)),
+                _ => {}
+            }
+            File::open(&inner.dir).and_then(|dir| dir.sync_all()).map_err(|error| unusable(&path, &error))
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn path(&self, id: &str) -> PathBuf {
+        self.dir.join(format!("{id}.{SUFFIX}"))
+    }
+
+    fn write(&self, place: Place, contents: &Contents) -> std::io::Result<()> {
+        let plain = Plain {
+            username: contents.username.clone(),
+            issuer: contents.issuer.clone(),
+            audience: contents.audience.clone(),
+            groups: contents.groups.clone(),
+            identity_id: contents.identity_id.clone(),
+            refresh_token: contents.refresh_token.as_ref().map(|token| token.expose_secret().to_owned()),
+            refused_since_unix_ms: contents.refused_since_unix_ms,
+            draining_until_unix_ms: contents.draining_until_unix_ms,
+        };
+        let plain = Zeroizing::new(serde_json::to_vec(&plain)?);
+        let sealed = STANDARD.encode(self.key.seal(&bound(&place), &plain));
+        let (path, temporary) = (self.path(&place.id), self.dir.join(format!("{}.new", place.id)));
+        let text = serde_json::to_vec(&OnDisk { version: 1, place, sealed })?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+/// What the sealed part is bound to; JSON keeps the fields apart whatever they hold.
+fn bound(place: &Place) -> Vec<u8> {
+    serde_json::to_vec(place).expect("strings and numbers are JSON")
+}
+
+fn read_all(dir: &Path, key: &SealKey) -> std::io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("new") => std::fs::remove_file(&path)?,
+            Some(SUFFIX) => match read_one(&path, key) {
+                Ok(session) => found.push(session),
+                Err(why) => tracing::error!(file = %path.display(), why, "not a session: left where it is"),
+            },
+            _ => {}
+        }
+    }
+    found.sort_by(|a, b| a.place.id.cmp(&b.place.id));
+    Ok(found)
+}
+
+fn read_one(path: &Path, key: &SealKey) -> Result<Found, String> {
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    file.take(FILE_MAX_BYTES).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    let on_disk: OnDisk = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    if path.file_stem().and_then(|stem| stem.to_str()) != Some(on_disk.place.id.as_str()) {
+        return Err("its name is not its id".to_owned());
+    }
+    if ulid::Ulid::from_string(&on_disk.place.id).is_err() {
+        return Err("its id is no ULID".to_owned());
+    }
+    if on_disk.version != 1 {
+        return Err(format!("version {} is not known here", on_disk.version));
+    }
+    let contents = STANDARD
+        .decode(&on_disk.sealed)
+        .ok()
+        .and_then(|sealed| key.open(&bound(&on_disk.place), &sealed))
+        .and_then(|plain| serde_json::from_slice::<Plain>(&plain).ok())
+        .map(|mut plain| Contents {
+            username: std::mem::take(&mut plain.username),
+            issuer: std::mem::take(&mut plain.issuer),
+            audience: std::mem::take(&mut plain.audience),
+            groups: std::mem::take(&mut plain.groups),
+            identity_id: plain.identity_id.take(),
+            refresh_token: plain.refresh_token.take().map(SecretString::from),
+            refused_since_unix_ms: plain.refused_since_unix_ms,
+            draining_until_unix_ms: plain.draining_until_unix_ms,
+        });
+    Ok(Found { place: on_disk.place, contents })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, SessionError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(SessionError::Storage),
+        Err(_) => Err(SessionError::Storage("the daemon is stopping".to_owned())),
+    }
+}
+
+fn unusable(path: &Path, error: &std::io::Error) -> String {
+    format!("{}: {error}: the state directory must be writable for the daemon and have room", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn place(id: &str, uid: u32) -> Place {
+        Place { id: id.into(), identity: "app".into(), subject: "s-1".into(), owner_uid: uid, create_time_unix_ms: 5 }
+    }
+
+    fn contents() -> Contents {
+        Contents {
+            username: "ada@example.com".into(),
+            identity_id: Some("us-east-1:1".into()),
+            refresh_token: Some("canary-refresh".into()),
+            ..Contents::default()
+        }
+    }
+
+    async fn open(dir: &Path, key: &str) -> (Files, Vec<Found>) {
+        Files::open(dir.join("sessions"), None, dir.join(key)).await.unwrap()
+    }
+
+    const ONE: &str = "01J00000000000000000000001";
+    const TWO: &str = "01J00000000000000000000002";
+
+    #[tokio::test]
+    async fn what_was_saved_is_found_again_and_is_not_in_the_clear() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, found) = open(dir.path(), "k").await;
+        assert!(found.is_empty());
+        files.save(place(ONE, 7), contents()).await.unwrap();
+        files.save(place(ONE, 7), contents()).await.unwrap();
+        let text = std::fs::read_to_string(dir.path().join(format!("sessions/{ONE}.session"))).unwrap();
+        assert!(!text.contains("canary") && !text.contains("us-east-1:1") && !text.contains("ada@"));
+        let (files, found) = open(dir.path(), "k").await;
+        assert_eq!(found.len(), 1);
+        let got = found[0].contents.as_ref().unwrap();
+        assert_eq!(got.refresh_token.as_ref().unwrap().expose_secret(), "canary-refresh");
+        assert_eq!((found[0].place.owner_uid, got.identity_id.as_deref()), (7, Some("us-east-1:1")));
+        files.remove(ONE).await.unwrap();
+        files.remove(ONE).await.unwrap();
+        assert!(open(dir.path(), "k").await.1.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_wrong_key_damage_and_a_swapped_file_leave_a_session_without_contents() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, _) = open(dir.path(), "k").await;
+        files.save(place(ONE, 7), contents()).await.unwrap();
+        files.save(place(TWO, 8), contents()).await.unwrap();
+        let (_, found) = open(dir.path(), "another").await;
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().all(|session| session.contents.is_none()));
+
+        let path = |id: &str| dir.path().join(format!("sessions/{id}.session"));
+        let mut one: serde_json::Value = serde_json::from_slice(&std::fs::read(path(ONE)).unwrap()).unwrap();
+        let two: serde_json::Value = serde_json::from_slice(&std::fs::read(path(TWO)).unwrap()).unwrap();
+        one["sealed"] = two["sealed"].clone();
+        std::fs::write(path(ONE), one.to_string()).unwrap();
+        let mut stolen = two;
+        stolen["owner_uid"] = 1_000.into();
+        std::fs::write(path(TWO), stolen.to_string()).unwrap();
+        let (_, found) = open(dir.path(), "k").await;
+        assert!(found.iter().all(|session| session.contents.is_none()), "another place, another owner");
+    }
+
+    #[tokio::test]
+    async fn rubbish_is_passed_over_and_half_written_files_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, _) = open(dir.path(), "k").await;
+        files.save(place(ONE, 7), contents()).await.unwrap();
+        let sessions = dir.path().join("sessions");
+        std::fs::write(sessions.join(format!("{TWO}.new")), b"half").unwrap();
+        std::fs::write(sessions.join(format!("{TWO}.session")), b"{\"version\":1,").unwrap();
+        std::fs::copy(sessions.join(format!("{ONE}.session")), sessions.join("copy.session")).unwrap();
+        let (_, found) = open(dir.path(), "k").await;
+        assert_eq!(found.len(), 1);
+        assert!(!sessions.join(format!("{TWO}.new")).exists());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_cannot_be_written_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("sessions"), b"a file").unwrap();
+        let error = Files::open(dir.path().join("sessions"), None, dir.path().join("k")).await.unwrap_err();
+        assert!(matches!(&error, SessionError::Storage(text) if text.contains("sessions")), "{error}");
+    }
+}
