@@ -12,4 +12,7 @@ pub mod site;
 pub mod state_dir;
 pub mod sts;
 pub mod template;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::missing_docs_in_private_items, missing_docs)]
+pub(crate) mod test_stage;
 pub mod user_pool;
