@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out_dir.join("tidegate_descriptor.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         // Chunks of photos are passed on without a copy.
-        .bytes(".tidegate.v1.UploadRequest.message.chunk")
+        .bytes(".tidegate.v1.UploadRequest.chunk")
         .compile_fds(descriptors)?;
     Ok(())
 }

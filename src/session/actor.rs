@@ -267,6 +267,7 @@ impl Actor {
         self.tokens = Some(tokens);
         self.happen(event).await;
         self.handle.vending.store(true, Ordering::SeqCst);
+        self.shared.has_changed();
         Ok(())
     }
 
@@ -419,6 +420,7 @@ impl Actor {
         if !same {
             self.copied = Some((Arc::clone(&credentials.credentials), credentials.last_error.clone()));
             self.shared.cache.insert(self.handle.serial, Arc::new(Served { serve_until, credentials }));
+            self.shared.has_changed();
         }
     }
 

@@ -76,6 +76,7 @@ impl Sessions {
             cache: moka::sync::Cache::new(capacity),
             registry: RwLock::default(),
             adopting: tokio::sync::Mutex::default(),
+            changes: watch::channel(0).0,
             stop,
             tasks: TaskTracker::new(),
         });
@@ -115,6 +116,12 @@ impl Sessions {
         if let Some(handle) = handle {
             let _ = handle.tell(Command::UploadsDone).await;
         }
+    }
+
+    /// Moves with every sign-in, every new set of credentials and every end of a session: uploads that wait for any of
+    /// them try again then.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
     }
 
     /// The link is back: sessions whose last refresh failed for its sake spread over the boot jitter, or try earlier
@@ -340,6 +347,7 @@ pub struct Shared {
     pub registry: RwLock<Registry>,
     /// Sign-ins become sessions one after the other.
     adopting: tokio::sync::Mutex<()>,
+    changes: watch::Sender<u64>,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
 }
@@ -523,9 +531,19 @@ impl Shared {
         handle
     }
 
+    /// Something that a waiting upload may wait for has changed.
+    pub fn has_changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// The session does not exist any more.
     pub fn forget(&self, handle: &Handle) {
         self.cache.invalidate(&handle.serial);
+        self.remove(handle);
+        self.has_changed();
+    }
+
+    fn remove(&self, handle: &Handle) {
         let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
         registry.by_id.remove(&handle.place.id);
         if let Some(owned) = registry.by_owner.get_mut(&handle.place.owner_uid) {

@@ -379,6 +379,20 @@ async fn a_denial_refreshes_once_for_all_workers_and_brings_the_new_group() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn waiting_uploads_hear_of_sign_ins_rotations_and_ends() {
+    let device = Device::new().await;
+    let mut changed = device.sessions.changed();
+    device.sign_in(&ADA, "ada").await.unwrap();
+    assert!(changed.has_changed().unwrap());
+    changed.borrow_and_update();
+    device.sessions.refresh(&ADA, None).await.unwrap();
+    assert!(changed.has_changed().unwrap());
+    changed.borrow_and_update();
+    device.sessions.sign_out(&ADA, None, SignOutUploads::Park, false).await.unwrap();
+    assert!(changed.has_changed().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn tokens_are_refreshed_when_little_is_left() {
     let device = Device::new().await;
     device.sign_in(&ADA, "ada").await.unwrap();

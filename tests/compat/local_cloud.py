@@ -1,0 +1,95 @@
+"""`tidegate local-cloud` on a free port, found the way that any AWS user finds things: by listing them."""
+
+import json
+
+from harness import REGION, Failed, client, free_port, http
+from judges import BUCKET
+
+
+class LocalCloud:
+    name = "the local cloud"
+
+    def __init__(self, bench, name="local-cloud"):
+        self.bench = bench
+        self.url = f"http://127.0.0.1:{free_port()}"
+        address = self.url.removeprefix("http://")
+        self.process = bench.start(
+            name, [bench.tidegate, "local-cloud", "--listen", address, "--data-dir", str(bench.dir / f"{name}-data")]
+        )
+        bench.wait_for_port(name, self.process, int(address.rpartition(":")[2]))
+        self.idp = client("cognito-idp", self.url)
+        self.identity = client("cognito-identity", self.url)
+        self.admin_s3 = client("s3", self.url)
+        self.user_pool_id = self.idp.list_user_pools(MaxResults=10)["UserPools"][0]["Id"]
+        clients = self.idp.list_user_pool_clients(UserPoolId=self.user_pool_id, MaxResults=10)
+        self.client_id = clients["UserPoolClients"][0]["ClientId"]
+        self.identity_pool_id = self.identity.list_identity_pools(MaxResults=10)["IdentityPools"][0]["IdentityPoolId"]
+
+    @property
+    def provider(self):
+        return f"cognito-idp.{REGION}.amazonaws.com/{self.user_pool_id}"
+
+    def config(self, tier=None):
+        """The identity and the destination of the daemon's configuration; the tier is nothing that it could say."""
+        return f"""
+[[identity]]
+name = "app"
+tiered = true
+
+[identity.tokens]
+kind = "cognito_user_pool"
+region = "{REGION}"
+user_pool_id = "{self.user_pool_id}"
+client_id = "{self.client_id}"
+endpoint_url = "{self.url}"
+
+[identity.credentials]
+kind = "cognito_identity_pool"
+region = "{REGION}"
+identity_pool_id = "{self.identity_pool_id}"
+endpoint_url = "{self.url}"
+
+[[destination]]
+name = "photos"
+kind = "s3"
+bucket = "{BUCKET}"
+region = "{REGION}"
+prefix = "users/{{identity_id}}/"
+endpoint_url = "{self.url}"
+path_style = true
+"""
+
+    def code_for(self, username):
+        """The code of the latest message to this user, read from the outbox."""
+        status, body = http(f"{self.url}/_tidegate/outbox")
+        if status != 200:
+            raise Failed(f"the outbox answered {status}: {body[:300]!r}")
+        codes = [message["code"] for message in json.loads(body) if username in json.dumps(message)]
+        if not codes:
+            raise Failed(f"the outbox holds no code for {username}")
+        return codes[-1]
+
+    def make_user(self, username, password, group):
+        """A confirmed user, made the short way for files that are about something else."""
+        attributes = [{"Name": "email", "Value": username}]
+        self.idp.sign_up(ClientId=self.client_id, Username=username, Password=password, UserAttributes=attributes)
+        self.idp.admin_confirm_sign_up(UserPoolId=self.user_pool_id, Username=username)
+        self.move_to_tier(username, group, None)
+
+    def move_to_tier(self, username, group, other):
+        self.idp.admin_add_user_to_group(UserPoolId=self.user_pool_id, Username=username, GroupName=group)
+        if other:
+            self.idp.admin_remove_user_from_group(UserPoolId=self.user_pool_id, Username=username, GroupName=other)
+
+    def need_config_for_tier(self):
+        return False
+
+    def keys(self):
+        listing = self.admin_s3.list_objects_v2(Bucket=BUCKET)
+        return sorted(entry["Key"] for entry in listing.get("Contents", []))
+
+    def read(self, key):
+        return self.admin_s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+    def user_s3(self, credentials):
+        return client("s3", self.url, credentials)
