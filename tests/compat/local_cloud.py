@@ -1,8 +1,10 @@
 """`tidegate local-cloud` on a free port, found the way that any AWS user finds things: by listing them."""
 
 import json
+import re
+import urllib.parse
 
-from harness import REGION, Failed, client, free_port, http
+from harness import REGION, Failed, client, http, wait_until
 from judges import BUCKET
 
 
@@ -11,19 +13,32 @@ class LocalCloud:
 
     def __init__(self, bench, name="local-cloud"):
         self.bench = bench
-        self.url = f"http://127.0.0.1:{free_port()}"
-        address = self.url.removeprefix("http://")
-        self.process = bench.start(
-            name, [bench.tidegate, "local-cloud", "--listen", address, "--data-dir", str(bench.dir / f"{name}-data")]
-        )
-        bench.wait_for_port(name, self.process, int(address.rpartition(":")[2]))
-        self.idp = client("cognito-idp", self.url)
-        self.identity = client("cognito-identity", self.url)
-        self.admin_s3 = client("s3", self.url)
+        data = bench.dir / f"{name}-data"
+        argv = [bench.tidegate, "local-cloud", "--listen", "127.0.0.1:0", "--data-dir", str(data)]
+        self.process = bench.start(name, argv)
+        self.url = self._announced(name, r"Local cloud at (http://\S+)")
+        # The operator's keys, as the start-up message gives them.
+        self.operator = {
+            "AccessKeyId": self._announced(name, r"AWS_ACCESS_KEY_ID=(\S+)"),
+            "SecretAccessKey": self._announced(name, r"AWS_SECRET_ACCESS_KEY=(\S+)"),
+        }
+        self.idp = client("cognito-idp", self.url, self.operator)
+        self.identity = client("cognito-identity", self.url, self.operator)
+        self.admin_s3 = client("s3", self.url, self.operator)
         self.user_pool_id = self.idp.list_user_pools(MaxResults=10)["UserPools"][0]["Id"]
         clients = self.idp.list_user_pool_clients(UserPoolId=self.user_pool_id, MaxResults=10)
         self.client_id = clients["UserPoolClients"][0]["ClientId"]
         self.identity_pool_id = self.identity.list_identity_pools(MaxResults=10)["IdentityPools"][0]["IdentityPoolId"]
+
+    def _announced(self, name, pattern):
+        """A value of the start-up message."""
+
+        def probe():
+            if self.process.poll() is not None:
+                raise Failed(f"it ended with {self.process.returncode}: {self.bench.log(name)[-1000:]}")
+            return re.search(pattern, self.bench.log(name))
+
+        return wait_until(f"the local cloud saying {pattern!r}", probe)[1]
 
     @property
     def provider(self):
@@ -61,13 +76,11 @@ path_style = true
 
     def code_for(self, username):
         """The code of the latest message to this user, read from the outbox."""
-        status, body = http(f"{self.url}/_tidegate/outbox")
-        if status != 200:
-            raise Failed(f"the outbox answered {status}: {body[:300]!r}")
-        codes = [message["code"] for message in json.loads(body) if username in json.dumps(message)]
-        if not codes:
-            raise Failed(f"the outbox holds no code for {username}")
-        return codes[-1]
+        status, body = http(f"{self.url}/_tidegate/outbox?to={urllib.parse.quote(username)}")
+        messages = json.loads(body)["messages"] if status == 200 else []
+        if not messages:
+            raise Failed(f"the outbox holds no code for {username}: {status} {body[:300]!r}")
+        return messages[-1]["code"]
 
     def make_user(self, username, password, group):
         """A confirmed user, made the short way for files that are about something else."""

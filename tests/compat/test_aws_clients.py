@@ -12,14 +12,22 @@ from local_cloud import LocalCloud
 PASSWORD = "Correct-Horse-7"
 
 
-@contextlib.contextmanager
-def aws_environment(url, **more):
+def environment(cloud):
     """What any AWS user has (a region and keys), and the one variable more."""
+    return {
+        **clean_environment(),
+        "AWS_ENDPOINT_URL": cloud.url,
+        "AWS_ACCESS_KEY_ID": cloud.operator["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": cloud.operator["SecretAccessKey"],
+    }
+
+
+@contextlib.contextmanager
+def aws_environment(cloud):
+    """`environment` as this process's own, which is where boto3 looks."""
     before = dict(os.environ)
     os.environ.clear()
-    os.environ.update(clean_environment(), AWS_ENDPOINT_URL=url, **more)
-    os.environ.setdefault("AWS_ACCESS_KEY_ID", "operator")
-    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "operator")
+    os.environ.update(environment(cloud))
     try:
         yield
     finally:
@@ -32,7 +40,7 @@ def with_boto3(checks, cloud):
 
     user = "boto3@example.com"
     say = lambda what, got, wanted: checks.equal(f"boto3: {what}", got, wanted)  # noqa: E731
-    with aws_environment(cloud.url):
+    with aws_environment(cloud):
         idp, identity, sts = boto3.client("cognito-idp"), boto3.client("cognito-identity"), boto3.client("sts")
         app = {"ClientId": cloud.client_id, "Username": user}
         pool = {"UserPoolId": cloud.user_pool_id, "Username": user}
@@ -169,13 +177,7 @@ class Cli:
     def __init__(self, bench, cloud, **keys):
         self.program = bench.tool("aws")
         self.dir = bench.dir
-        self.environment = {
-            **clean_environment(),
-            "AWS_ENDPOINT_URL": cloud.url,
-            "AWS_ACCESS_KEY_ID": "operator",
-            "AWS_SECRET_ACCESS_KEY": "operator",
-            **keys,
-        }
+        self.environment = {**environment(cloud), **keys}
 
     def __call__(self, *arguments):
         """("ok", JSON or text) or (AWS error code, what it printed)."""
