@@ -17,9 +17,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     let out_dir = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out_dir.join("tidegate_descriptor.bin"), descriptors.encode_to_vec())?;
+    let mut config = tonic_prost_build::Config::new();
+    // The codec asks a message for its name.
+    config.enable_type_names();
     tonic_prost_build::configure()
         // Chunks of photos are passed on without a copy.
         .bytes(".tidegate.v1.UploadRequest.chunk")
-        .compile_fds(descriptors)?;
+        .codec_path("crate::api::strict::StrictCodec")
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

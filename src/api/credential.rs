@@ -1,0 +1,115 @@
+//! `CredentialService`: what a session's owner may take out of it. Answers are made from memory; nothing here is kept.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::server::caller;
+use super::status::of_session;
+use super::v1::credential_service_server::CredentialService;
+use super::watch::{Answers, Next, answers};
+use super::{convert, names, v1};
+use crate::caller::Caller;
+use crate::clock::BootInstant;
+use crate::session::{ServedCredentials, SessionError, SessionId, Sessions};
+
+/// See the module.
+#[derive(Debug)]
+pub struct CredentialApi {
+    sessions: Sessions,
+    stop: CancellationToken,
+}
+
+impl CredentialApi {
+    /// Serves the credentials of `sessions`; streams end with `stop`.
+    pub fn new(sessions: Sessions, stop: CancellationToken) -> Self {
+        Self { sessions, stop }
+    }
+}
+
+/// The session is in the field `session`.
+const FIELD: &str = "session";
+
+#[tonic::async_trait]
+impl CredentialService for CredentialApi {
+    type WatchAwsCredentialsStream = Answers<v1::WatchAwsCredentialsResponse>;
+
+    async fn get_aws_credentials(
+        &self,
+        request: Request<v1::GetAwsCredentialsRequest>,
+    ) -> Result<Response<v1::GetAwsCredentialsResponse>, Status> {
+        let caller = caller(&request)?;
+        let id = names::session(FIELD, &request.get_ref().session)?;
+        let served =
+            self.sessions.credentials(&caller, id.as_ref()).await.map_err(|error| of_session(&error, FIELD))?;
+        Ok(Response::new(v1::GetAwsCredentialsResponse { credentials: Some(convert::credentials(&served)) }))
+    }
+
+    async fn watch_aws_credentials(
+        &self,
+        request: Request<v1::WatchAwsCredentialsRequest>,
+    ) -> Result<Response<Self::WatchAwsCredentialsStream>, Status> {
+        let caller = caller(&request)?;
+        let id = names::session(FIELD, &request.get_ref().session)?;
+        let states = self.sessions.watch(&caller, id.as_ref()).map_err(|error| of_session(&error, FIELD))?;
+        // The session is fixed now: another one may come while the stream runs.
+        let id = states.borrow().id.clone();
+        let rotation = Arc::new(Rotation { sessions: self.sessions.clone(), caller, id, sent: Mutex::default() });
+        let show = move |_| {
+            let rotation = Arc::clone(&rotation);
+            async move { rotation.next().await }
+        };
+        Ok(Response::new(answers(states, self.stop.clone(), show)))
+    }
+
+    async fn get_tokens(
+        &self,
+        request: Request<v1::GetTokensRequest>,
+    ) -> Result<Response<v1::GetTokensResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let id = names::session(FIELD, &request.session)?;
+        let served = self.sessions.tokens(&caller, id.as_ref()).await.map_err(|error| of_session(&error, FIELD))?;
+        Ok(Response::new(convert::tokens(&served, request.include_access_token)))
+    }
+}
+
+/// The credentials of one session, as one stream shows them.
+struct Rotation {
+    sessions: Sessions,
+    caller: Caller,
+    id: SessionId,
+    sent: Mutex<Option<Shown>>,
+}
+
+/// What tells one answer from the next.
+type Shown = (BootInstant, bool, Option<String>);
+
+impl Rotation {
+    /// The credentials, where they are other than those sent last. While there are none the stream waits; it ends with
+    /// an error where there will be none.
+    async fn next(&self) -> Next<v1::WatchAwsCredentialsResponse> {
+        match self.sessions.credentials(&self.caller, Some(&self.id)).await {
+            Ok(served) => {
+                let shown = shown(&served);
+                let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+                if sent.as_ref() == Some(&shown) {
+                    return Next::Skip;
+                }
+                *sent = Some(shown);
+                Next::Send(v1::WatchAwsCredentialsResponse { credentials: Some(convert::credentials(&served)) })
+            }
+            Err(SessionError::Unavailable { .. }) if self.has_sent() => Next::Skip,
+            Err(error) => Next::Fail(of_session(&error, FIELD)),
+        }
+    }
+
+    fn has_sent(&self) -> bool {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+fn shown(served: &ServedCredentials) -> Shown {
+    (served.credentials.deadline, served.stale, served.last_error.clone())
+}
