@@ -1,6 +1,6 @@
-//! The identity pools: a trusted sign-in or a guest in, an identity id and a role's credentials out. Owns the identities
-//! and the OpenID tokens of the basic flow; promises that a user of a pool has one identity id for ever; must never let
-//! a request choose a role that its token does not name.
+//! The identity pools: a trusted sign-in or a guest in, an identity id and a role's credentials out. Owns the
+//! identities and the OpenID tokens of the basic flow; promises that a user of a pool has one identity id for ever;
+//! must never let a request choose a role that its token does not name.
 
 mod directory;
 mod role_choice;
@@ -80,7 +80,7 @@ struct Login {
 }
 
 impl IdentityPools {
-    /// Reads the identities kept in the site's state.
+    /// Reads the identities kept in the site's state, and reads or makes the key of OpenID tokens: blocking work.
     pub fn start(site: &Site, seeds: &[IdentityPoolSeed]) -> Result<Self, StartError> {
         let pools: BTreeMap<_, _> = seeds.iter().map(|seed| (seed.id.clone(), seed.clone())).collect();
         let directory = Directory::load(&site.state)?;

@@ -114,6 +114,8 @@ struct Inner {
     seals: Seals,
     /// Sessions issued before this moment count as expired.
     expired_before_ms: AtomicU64,
+    /// No session lasts longer.
+    longest_lifetime_ms: AtomicU64,
 }
 
 impl Sts {
@@ -122,8 +124,14 @@ impl Sts {
         let roles =
             roles.iter().map(|seed| Ok((seed.arn.clone(), Role::new(seed)?))).collect::<Result<_, StartError>>()?;
         let seals = Seals::load_or_generate(&site.state)?;
-        let expired_before_ms = AtomicU64::new(0);
-        Ok(Self(Arc::new(Inner { site: site.clone(), roles, administrator, seals, expired_before_ms })))
+        Ok(Self(Arc::new(Inner {
+            site: site.clone(),
+            roles,
+            administrator,
+            seals,
+            expired_before_ms: AtomicU64::new(0),
+            longest_lifetime_ms: AtomicU64::new(u64::MAX),
+        })))
     }
 
     /// The secret of an access key id: what a signature is checked with. None for an id that was never given out.
@@ -159,7 +167,8 @@ impl Sts {
         let secret_access_key = self.0.seals.secret_of(&access_key_id).expect("the id was made by these seals");
         let issue_ms = self.0.site.now_ms();
         // Real credentials end at a whole second.
-        let lifetime_ms = u64::try_from(request.lifetime.as_millis()).unwrap_or(u64::MAX);
+        let longest_ms = self.0.longest_lifetime_ms.load(Ordering::SeqCst);
+        let lifetime_ms = u64::try_from(request.lifetime.as_millis()).unwrap_or(u64::MAX).min(longest_ms);
         let expire_ms = issue_ms.saturating_add(lifetime_ms) / 1_000 * 1_000;
         let session_token = self.0.seals.seal(&SealedSession {
             access_key_id: access_key_id.clone(),
@@ -181,6 +190,13 @@ impl Sts {
     /// A fault for rehearsals: all temporary credentials given out so far count as expired from now on.
     pub fn expire_sessions(&self) {
         self.0.expired_before_ms.store(self.0.site.now_ms().saturating_add(1), Ordering::SeqCst);
+    }
+
+    /// A fault for rehearsals: credentials given out from now on last this long at most, so that a refresh can be seen
+    /// within minutes; `None` lifts it.
+    pub fn limit_lifetimes(&self, longest: Option<Duration>) {
+        let longest_ms = longest.map_or(u64::MAX, |longest| u64::try_from(longest.as_millis()).unwrap_or(u64::MAX));
+        self.0.longest_lifetime_ms.store(longest_ms, Ordering::SeqCst);
     }
 
     /// The administrator's access key id and secret, as a start-up message or a test's client needs them.

@@ -77,7 +77,8 @@ impl Claims {
 }
 
 impl UserPools {
-    /// Reads the users kept in the site's state, and reads or makes a signing key for each pool.
+    /// Reads the users kept in the site's state, and reads or makes a signing key for each pool (about a tenth of a
+    /// second each): blocking work, so not for a thread that serves.
     pub fn start(site: &Site, seeds: &[UserPoolSeed], sts: &Sts) -> Result<Self, StartError> {
         let mut pools = BTreeMap::new();
         for seed in seeds {

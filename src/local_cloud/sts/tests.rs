@@ -52,7 +52,7 @@ fn credentials_say_whose_they_are_until_they_end() {
 }
 
 #[test]
-fn a_rehearsed_expiry_ends_the_old_sessions_only() {
+fn rehearsed_expiry_and_short_lives_touch_what_they_say() {
     let stage = Stage::new();
     let old = stage.sts.issue(&request(FREE, 3_600));
     stage.sts.expire_sessions();
@@ -60,6 +60,11 @@ fn a_rehearsed_expiry_ends_the_old_sessions_only() {
     assert_eq!(session(&old).map(|_| ()), Err(SessionError::Expired));
     stage.pass(1);
     assert!(session(&stage.sts.issue(&request(FREE, 3_600))).is_ok());
+
+    stage.sts.limit_lifetimes(Some(Duration::from_secs(90)));
+    assert_eq!(unix_s(stage.sts.issue(&request(FREE, 3_600)).expire_time), stage.site.now_s() + 90);
+    stage.sts.limit_lifetimes(None);
+    assert_eq!(unix_s(stage.sts.issue(&request(FREE, 3_600)).expire_time), stage.site.now_s() + 3_600);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! One request: its fields, whom it names and whether its signer may ask. The words of refusals that many actions share.
+//! One request: its fields, whom it names and whether its signer may ask; the refusals that many actions share.
 
 use std::fmt::Display;
 use std::sync::Arc;

@@ -66,6 +66,10 @@ async fn wrong_calls_get_awss_codes_and_words() {
             "AuthParameters": { "USERNAME": name, "PASSWORD": password } })
     };
     let code = |client: &str, name: &str, code: &str| json!({ "ClientId": client, "Username": name, "ConfirmationCode": code, "Password": PASSWORD });
+    let with_attribute = |name: &str, value: &str| {
+        let attributes = json!([{ "Name": name, "Value": value }]);
+        json!({ "ClientId": CLIENT, "Username": "cat@example.com", "Password": PASSWORD, "UserAttributes": attributes })
+    };
     let named = |client: &str, name: &str| json!({ "ClientId": client, "Username": name });
     let wrong_password = "Incorrect username or password.";
     let no_combination = "Username/client id combination not found.";
@@ -99,18 +103,8 @@ async fn wrong_calls_get_awss_codes_and_words() {
             "ResourceNotFoundException",
             "User pool client nope does not exist.",
         ),
-        (
-            "SignUp",
-            json!({ "ClientId": CLIENT, "Username": "cat@example.com", "Password": PASSWORD, "UserAttributes": [{ "Name": "email_verified", "Value": "true" }] }),
-            "NotAuthorizedException",
-            "unauthorized attribute",
-        ),
-        (
-            "SignUp",
-            json!({ "ClientId": CLIENT, "Username": "cat@example.com", "Password": PASSWORD, "UserAttributes": [{ "Name": "tier", "Value": "paid" }] }),
-            "InvalidParameterException",
-            "could not be determined",
-        ),
+        ("SignUp", with_attribute("email_verified", "true"), "NotAuthorizedException", "unauthorized attribute"),
+        ("SignUp", with_attribute("tier", "paid"), "InvalidParameterException", "could not be determined"),
         ("ConfirmSignUp", code(CLIENT, "ben@example.com", "000"), "CodeMismatchException", mismatch),
         (
             "ConfirmSignUp",
