@@ -10,7 +10,7 @@ use super::status::{not_built, of_session, of_upload, require};
 use super::v1::session_service_server::SessionService;
 use super::watch::{Answers, Next, answers};
 use super::{convert, names, v1};
-use crate::session::{SessionView, Sessions, SignInMethod};
+use crate::session::{SessionError, SessionView, Sessions, SignInMethod, SignOutUploads};
 use crate::upload::{Ulid, Uploads};
 
 /// See the module.
@@ -118,10 +118,19 @@ impl SessionService for SessionApi {
         let request = request.into_inner();
         let id = names::session(FIELD, &request.name)?;
         let what = convert::sign_out_uploads(request.uploads)?;
-        let ended = self.sessions.sign_out(&caller, id.as_ref(), what, request.everywhere).await;
-        let session = ended.map_err(|error| of_session(&error, FIELD))?;
-        let unfinished = self.uploads.session_ended(&session, what).await;
-        let unfinished = unfinished.map_err(|error| of_upload(&error, Reason::UploadEnded))?;
+        // The one that is meant now: its uploads are told even where only its file could not be removed.
+        let session = self.sessions.get(&caller, id.as_ref()).map_err(|error| of_session(&error, FIELD))?.id;
+        let ended = self.sessions.sign_out(&caller, Some(&session), what, request.everywhere).await;
+        match ended {
+            Ok(_) | Err(SessionError::Storage(_)) => {}
+            Err(error) => return Err(of_session(&error, FIELD)),
+        }
+        let told = self.uploads.session_ended(&session, what).await;
+        let unfinished = told.map_err(|error| of_upload(&error, Reason::UploadEnded))?;
+        if what == SignOutUploads::Drain && unfinished == 0 {
+            self.sessions.uploads_done(&session).await;
+        }
+        ended.map_err(|error| of_session(&error, FIELD))?;
         Ok(Response::new(v1::SignOutResponse { unfinished_upload_count: convert::count(unfinished) }))
     }
 }

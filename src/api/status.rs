@@ -228,22 +228,33 @@ pub fn of_account(error: &AccountError, password_field: &str) -> Status {
     .into_status()
 }
 
-/// Upload errors; `wrong_state` is what the method calls an upload that is too far or not far enough for it.
+/// Upload errors of a call without a spec; `wrong_state` is what the method calls an upload that is too far or not far
+/// enough for it.
 pub fn of_upload(error: &UploadError, wrong_state: Reason) -> Status {
+    of_upload_spec(error, wrong_state, "spec")
+}
+
+/// Upload errors of a call whose spec is at `spec` in the request.
+pub fn of_upload_spec(error: &UploadError, wrong_state: Reason, spec: &str) -> Status {
     let text = error.to_string();
     let failure = |reason| Failure::new(reason, text.clone());
     match error {
-        UploadError::Session(session) => return of_session(session, "spec.session"),
+        UploadError::Session(session) => return of_session(session, &format!("{spec}.session")),
         UploadError::NotFound(id) => failure(Reason::UploadNotFound).with("upload", name(*id)),
         UploadError::DestinationNotFound(name, known) => {
             failure(Reason::DestinationNotFound).with("destination", name).with("known", known)
         }
         UploadError::DestinationAmbiguous(count) => {
             let why = "say which destination";
-            failure(Reason::DestinationAmbiguous).with("count", count).violation("spec.destination", why)
+            failure(Reason::DestinationAmbiguous).with("count", count).violation(format!("{spec}.destination"), why)
         }
-        UploadError::InvalidKey { key, why } => failure(Reason::InvalidKey).with("key", key).violation("spec.key", why),
-        UploadError::InvalidField { field, why } => failure(Reason::InvalidField).violation(*field, why),
+        UploadError::InvalidKey { key, why } => {
+            failure(Reason::InvalidKey).with("key", key).violation(format!("{spec}.key"), why)
+        }
+        UploadError::InvalidField { field, why } => {
+            let within = field.strip_prefix("spec").map(|rest| format!("{spec}{rest}"));
+            failure(Reason::InvalidField).violation(within.unwrap_or_else(|| (*field).to_owned()), why)
+        }
         UploadError::IdReused(id) => failure(Reason::UploadIdReused).with("upload", name(*id)),
         UploadError::OffsetMismatch { received_bytes, offset } => {
             let failure = failure(Reason::OffsetMismatch).with("received_bytes", received_bytes);

@@ -9,7 +9,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::reason::Reason;
 use super::server::{Lifecycle, caller};
-use super::status::{Failure, of_transport, of_upload, require, stopping};
+use super::status::{Failure, of_transport, of_upload, of_upload_spec, require, stopping};
 use super::upload_stream::{Fault, Kind, UploadStream};
 use super::v1::upload_request::Message;
 use super::v1::upload_service_server::UploadService;
@@ -167,7 +167,8 @@ impl UploadApi {
         let id = names::upload_id("begin.upload_id", &begin.upload_id)?;
         let id = id.expect("it was required above");
         let (spec, waits) = convert::upload_spec("begin.spec", begin.spec)?;
-        let ingest = self.uploads.begin(caller, id, spec).await.map_err(|error| of_upload(&error, NO_MORE_BYTES))?;
+        let begun = self.uploads.begin(caller, id, spec).await;
+        let ingest = begun.map_err(|error| of_upload_spec(&error, NO_MORE_BYTES, "begin.spec"))?;
         Ok((ingest, waits))
     }
 
