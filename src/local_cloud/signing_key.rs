@@ -86,6 +86,14 @@ impl SigningKey {
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
+    /// 32 bytes that only the holder of the key can know: the same for a label in every start.
+    pub fn derive(&self, label: &str) -> [u8; 32] {
+        // PKCS #1 v1.5 signatures are deterministic, and nobody is ever shown the signature of such a text.
+        let signature = self.sign(&json!({ "derived": label }));
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, signature.as_bytes());
+        digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+
     /// The claims of a token that this key signed. Issuer, audience, use and time are the caller's to check.
     pub fn verify(&self, token: &str) -> Result<Map<String, Value>, TokenFault> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenFault::Malformed)?;

@@ -61,7 +61,11 @@ pub enum StartError {
 
 /// A random UUID (version 4).
 pub fn new_uuid() -> String {
-    let mut bytes: [u8; 16] = rand::rng().random();
+    uuid_of(rand::rng().random())
+}
+
+/// The UUID (version 4 by its marks) of these bytes.
+pub fn uuid_of(mut bytes: [u8; 16]) -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();

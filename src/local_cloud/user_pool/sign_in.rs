@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::local_cloud::error::AwsError;
 use crate::local_cloud::seed::UserPoolClientSeed;
+use crate::local_cloud::site::uuid_of;
 use crate::local_cloud::user_pool::challenge::Pending;
 use crate::local_cloud::user_pool::directory::{Attempts, User, UserStatus, no_user};
 use crate::local_cloud::user_pool::password;
@@ -98,7 +99,10 @@ impl Request {
         }
         let (sub, username, verifier) = match user {
             Some(User { sub, username, verifier: Some(verifier), .. }) => (Some(sub), username, verifier),
-            _ => (None, name.to_owned(), Verifier::decoy(pool.seed.id.as_bytes(), name)),
+            _ => {
+                let (username, verifier) = decoy(pool, name);
+                (None, username, verifier)
+            }
         };
         let handshake = Handshake::begin(client_public, verifier)
             .ok_or_else(|| invalid_parameter("SRP_A must be a hexadecimal number that the prime does not divide."))?;
@@ -237,6 +241,15 @@ fn allow(client: &UserPoolClientSeed, flow: &str, refusal: &str) -> Result<(), A
         client.explicit_auth_flows.iter().any(|allowed| allowed == flow)
     };
     if is_allowed { Ok(()) } else { Err(invalid_parameter(refusal)) }
+}
+
+/// What a sign-in of nobody is shown: the same for a name at every try, and of the form that a user's has.
+fn decoy(pool: &Pool, name: &str) -> (String, Verifier) {
+    let derived = pool.key.derive(&format!("nobody called {}", name.to_lowercase()));
+    let (id, salt) = derived.split_at(16);
+    let half = |bytes: &[u8]| bytes.try_into().expect("32 bytes have two halves of 16");
+    let username = if pool.seed.email_as_username { uuid_of(half(id)) } else { name.to_owned() };
+    (username, Verifier::decoy(half(salt)))
 }
 
 fn unknown_user(client: &UserPoolClientSeed) -> AwsError {

@@ -278,6 +278,19 @@ async fn srp_signs_in_without_showing_the_password() {
     stage.pass(180);
     assert_eq!(refused(respond(late).await).1, "Invalid session for the user.");
 
+    // A challenge does not tell whether there is such a user.
+    let challenge = async |name: &str| {
+        let parameters = json!({ "USERNAME": name, "SRP_A": srp::client::Client::new().srp_a() });
+        let body = json!({ "ClientId": CLIENT, "AuthFlow": "USER_SRP_AUTH", "AuthParameters": parameters });
+        let mut challenge = stage.call("InitiateAuth", body).await.unwrap()["ChallengeParameters"].take();
+        let mut text = |name: &str| challenge[name].take().as_str().unwrap().to_owned();
+        (text("USER_ID_FOR_SRP"), text("SALT"))
+    };
+    let (user, nobody) = (challenge("ann@example.com").await, challenge("no@example.com").await);
+    assert_eq!((user.0.len(), user.1.len()), (nobody.0.len(), nobody.1.len()));
+    assert_eq!(nobody, challenge("No@example.com").await);
+    assert_ne!(nobody, challenge("none@example.com").await);
+
     let bad = json!({ "ClientId": CLIENT, "AuthFlow": "USER_SRP_AUTH",
         "AuthParameters": { "USERNAME": "ann@example.com", "SRP_A": "0" } });
     assert_eq!(refused(stage.call("InitiateAuth", bad).await).0, "InvalidParameterException");
