@@ -2,9 +2,24 @@
 //! survives any crash, appears at most once and only ever goes out under the identity id that it was accepted for;
 //! must never evict unsent bytes.
 
+mod admission;
 mod config;
+mod core;
+mod engine;
+mod failure;
+mod housekeeping;
 mod ingest;
+mod journal;
+pub mod key;
 mod manager;
+pub mod plan;
+mod scheduler;
+mod source;
+mod spool;
+mod state;
+mod state_dir;
+mod tenants;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;

@@ -265,7 +265,7 @@ impl ObjectStore for S3Store {
             .disable_payload_signing()
             .send()
             .await
-            .map_err(|why| failed("PutObject", why))?;
+            .map_err(|why| failed("PutObject", &why))?;
         Ok(Stored {
             crc64nvme: decode_crc(answer.checksum_crc64_nvme()),
             etag: answer.e_tag,
@@ -289,7 +289,7 @@ impl ObjectStore for S3Store {
             .config_override(Self::signed_by(signer))
             .send()
             .await
-            .map_err(|why| failed("CreateMultipartUpload", why))?;
+            .map_err(|why| failed("CreateMultipartUpload", &why))?;
         answer.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| unreadable("CreateMultipartUpload", "an upload id"))
     }
 
@@ -317,7 +317,7 @@ impl ObjectStore for S3Store {
             .disable_payload_signing()
             .send()
             .await
-            .map_err(|why| failed("UploadPart", why))?;
+            .map_err(|why| failed("UploadPart", &why))?;
         let told = decode_crc(answer.checksum_crc64_nvme());
         if told.is_some_and(|told| told != body.crc64nvme) {
             let why = "the store confirmed another checksum than was sent";
@@ -359,7 +359,7 @@ impl ObjectStore for S3Store {
             .config_override(Self::signed_by(signer))
             .send()
             .await
-            .map_err(|why| failed("CompleteMultipartUpload", why))?;
+            .map_err(|why| failed("CompleteMultipartUpload", &why))?;
         // A 200 is sent before the work is done; what makes it a success is the result that follows.
         if answer.e_tag.is_none() {
             return Err(unreadable("CompleteMultipartUpload", "an ETag"));
@@ -382,7 +382,7 @@ impl ObjectStore for S3Store {
             .config_override(Self::signed_by(signer))
             .send()
             .await
-            .map_err(|why| failed("AbortMultipartUpload", why))?;
+            .map_err(|why| failed("AbortMultipartUpload", &why))?;
         Ok(())
     }
 
@@ -407,7 +407,7 @@ impl ObjectStore for S3Store {
                 .config_override(Self::signed_by(signer))
                 .send()
                 .await
-                .map_err(|why| failed("ListParts", why))?;
+                .map_err(|why| failed("ListParts", &why))?;
             for part in page.parts() {
                 found.push(PartReceipt {
                     number: part.part_number().and_then(|number| u32::try_from(number).ok()).unwrap_or(0),
@@ -440,7 +440,7 @@ impl ObjectStore for S3Store {
         let answer = match answer {
             Ok(answer) => answer,
             Err(why) if why.raw_response().is_some_and(|raw| raw.status().as_u16() == 404) => return Ok(None),
-            Err(why) => return Err(failed("HeadObject", why)),
+            Err(why) => return Err(failed("HeadObject", &why)),
         };
         let upload_id = answer.metadata().and_then(|metadata| metadata.get(UPLOAD_ID_METADATA)).cloned();
         Ok(Some(ObjectHead {

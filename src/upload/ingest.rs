@@ -1,18 +1,133 @@
-//! Bytes that arrive over the socket.
+//! Bytes that arrive over the socket. Promises that an upload which [`Ingest::finish`] acknowledged is on the disk with
+//! its row, and that a stream which breaks off keeps what it has synced; holds no thread while nothing arrives.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
 
+use super::core::{Core, count_phase};
+use super::journal::Row;
+use super::spool::{Mark, Spool, Writer};
+use super::state::{Event, name};
 use super::{ExpectedChecksum, UploadError, UploadView};
+use crate::telemetry::metrics::metrics;
+
+/// Bytes that may wait for the writer before the caller waits too.
+const WAITING_BYTES: u64 = 1 << 20;
+
+/// One stream has an upload at a time.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    /// Its stream has gone; what it left behind is being synced.
+    pub(super) parked: AtomicBool,
+    /// Its upload was cancelled: the bytes go with the stream.
+    pub(super) cancelled: AtomicBool,
+    /// It is free again.
+    pub(super) free: CancellationToken,
+}
 
 /// An upload whose bytes arrive. Dropping it without [`Ingest::finish`] leaves the upload RECEIVING.
 #[derive(Debug)]
-pub struct Ingest(());
+pub struct Ingest(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Arriving(Box<Arriving>),
+    /// Complete before: what comes is counted, not stored.
+    Complete {
+        view: Box<UploadView>,
+        counted: u64,
+    },
+}
+
+#[derive(Debug)]
+struct Arriving {
+    view: UploadView,
+    stream: Held,
+}
+
+/// The stream; however it goes, also in the middle of a call, its slot becomes free.
+#[derive(Debug)]
+struct Held(Option<Stream>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(stream) = self.0.take() else { return };
+        stream.slot.parked.store(true, Ordering::Release);
+        let tasks = stream.core.tasks.clone();
+        // Without a runtime the process is ending, and the next start recovers.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            tasks.spawn_on(stream.park(), &runtime);
+        }
+    }
+}
+
+/// What must be put in order when the stream goes, however it goes.
+#[derive(Debug)]
+struct Stream {
+    core: Arc<Core>,
+    id: Ulid,
+    uid: u32,
+    slot: Arc<Slot>,
+    writer: Spooling,
+    /// A write failed: what was taken is not what is written, and nothing more is taken.
+    failed: bool,
+    waiting: Vec<Bytes>,
+    waiting_bytes: u64,
+    /// Everything that was taken, waiting or written.
+    taken: u64,
+    /// What the journal says is synced.
+    journalled: Mark,
+    limit_bytes: u64,
+}
+
+#[derive(Debug)]
+enum Spooling {
+    Idle(Box<Writer>),
+    Busy(JoinHandle<(Box<Writer>, Result<Mark, UploadError>)>),
+    /// Its task broke off.
+    Lost,
+}
 
 impl Ingest {
+    pub(super) fn complete(view: UploadView) -> Self {
+        Self(Kind::Complete { view: Box::new(view), counted: 0 })
+    }
+
+    pub(super) fn arriving(core: Arc<Core>, row: &Row, view: UploadView, slot: Arc<Slot>, writer: Writer) -> Self {
+        let limit_bytes =
+            core.destination(&row.destination).map_or(u64::MAX, |one| one.store.profile().object_max_bytes);
+        let written = writer.written();
+        let stream = Stream {
+            core,
+            id: row.id,
+            uid: row.owner_uid,
+            slot,
+            writer: Spooling::Idle(Box::new(writer)),
+            failed: false,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            taken: written.bytes,
+            journalled: written,
+            limit_bytes,
+        };
+        Self(Kind::Arriving(Box::new(Arriving { view, stream: Held(Some(stream)) })))
+    }
+
     /// The upload as it is: for a repeated `begin` of a complete upload there is nothing to send any more
     /// (`state` is not `Receiving`), and further chunks are counted against it, not stored.
     pub fn view(&self) -> UploadView {
-        todo!()
+        match &self.0 {
+            Kind::Arriving(arriving) => arriving.view.clone(),
+            Kind::Complete { view, .. } => (**view).clone(),
+        }
     }
 
     /// Takes the next bytes; waits while the writer is behind (bounded).
@@ -20,7 +135,16 @@ impl Ingest {
     /// # Errors
     /// See [`UploadError`].
     pub async fn write(&mut self, chunk: Bytes) -> Result<(), UploadError> {
-        todo!()
+        match &mut self.0 {
+            Kind::Complete { counted, .. } => {
+                *counted = counted.saturating_add(chunk.len() as u64);
+                Ok(())
+            }
+            Kind::Arriving(arriving) => match &mut arriving.stream.0 {
+                Some(stream) => stream.take(chunk).await,
+                None => Err(broken()),
+            },
+        }
     }
 
     /// Checks size and checksum, syncs, and queues. The upload is durable when this returns.
@@ -28,6 +152,245 @@ impl Ingest {
     /// # Errors
     /// See [`UploadError`].
     pub async fn finish(self, total_bytes: u64, expected: Option<ExpectedChecksum>) -> Result<UploadView, UploadError> {
-        todo!()
+        match self.0 {
+            Kind::Complete { view, counted } => repeated(*view, counted, total_bytes, expected),
+            Kind::Arriving(mut arriving) => match &mut arriving.stream.0 {
+                Some(stream) => stream.finish(total_bytes, expected).await,
+                None => Err(broken()),
+            },
+        }
     }
+}
+
+/// The same call again must say the same about the bytes.
+fn repeated(
+    view: UploadView,
+    counted: u64,
+    total_bytes: u64,
+    expected: Option<ExpectedChecksum>,
+) -> Result<UploadView, UploadError> {
+    let here = view.total_bytes.unwrap_or(view.received_bytes);
+    if total_bytes != here || (counted != 0 && counted != here) {
+        return Err(UploadError::SizeMismatch { received_bytes: here, total_bytes });
+    }
+    if let (Some(ExpectedChecksum::Crc64Nvme(expected)), Some(actual)) = (expected, view.crc64nvme)
+        && expected != actual
+    {
+        return Err(mismatch("CRC64NVME", &actual.to_be_bytes(), &expected.to_be_bytes()));
+    }
+    Ok(view)
+}
+
+fn mismatch(algorithm: &'static str, actual: &[u8], expected: &[u8]) -> UploadError {
+    UploadError::ChecksumMismatch { algorithm, actual: STANDARD.encode(actual), expected: STANDARD.encode(expected) }
+}
+
+impl Stream {
+    fn check(&self) -> Result<(), UploadError> {
+        if self.slot.cancelled.load(Ordering::Acquire) {
+            return Err(UploadError::WrongState(self.id, "CANCELLED"));
+        }
+        if self.core.stopping.is_cancelled() {
+            return Err(UploadError::Stopping);
+        }
+        if self.failed { Err(broken()) } else { Ok(()) }
+    }
+
+    async fn take(&mut self, chunk: Bytes) -> Result<(), UploadError> {
+        self.check()?;
+        let len = chunk.len() as u64;
+        if len == 0 {
+            return Ok(());
+        }
+        let size_bytes = self.taken.saturating_add(len);
+        if size_bytes > self.limit_bytes {
+            return Err(UploadError::TooLarge { size_bytes, limit_bytes: self.limit_bytes });
+        }
+        self.core.spool.reserve(self.uid, len)?;
+        self.taken = size_bytes;
+        self.waiting_bytes += len;
+        self.waiting.push(chunk);
+        metrics().bytes_received(len);
+        let behind = self.waiting_bytes >= WAITING_BYTES;
+        match &self.writer {
+            Spooling::Busy(work) if !behind && !work.is_finished() => Ok(()),
+            _ => {
+                self.collect().await?;
+                self.write_waiting()
+            }
+        }
+    }
+
+    /// Hands everything that waits to the blocking pool.
+    fn write_waiting(&mut self) -> Result<(), UploadError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.core.spool.check()?;
+        let pieces = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let interval = self.core.config.spool_sync_interval_bytes;
+        self.start(move |spool, writer| spool.append(writer, &pieces, interval))
+    }
+
+    fn start(
+        &mut self,
+        work: impl FnOnce(&Spool, &mut Writer) -> Result<Mark, UploadError> + Send + 'static,
+    ) -> Result<(), UploadError> {
+        match std::mem::replace(&mut self.writer, Spooling::Lost) {
+            Spooling::Idle(mut writer) => {
+                let spool = Arc::clone(&self.core.spool);
+                self.writer = Spooling::Busy(tokio::task::spawn_blocking(move || {
+                    let done = work(&spool, &mut writer);
+                    (writer, done)
+                }));
+                Ok(())
+            }
+            other => {
+                self.writer = other;
+                Err(broken())
+            }
+        }
+    }
+
+    /// Waits for the writer; journals what it has synced meanwhile. May be dropped at any point and called again.
+    async fn collect(&mut self) -> Result<(), UploadError> {
+        if let Spooling::Busy(work) = &mut self.writer {
+            let ended = work.await;
+            self.writer = Spooling::Lost;
+            self.failed = true;
+            let (writer, done) = ended.map_err(|why| UploadError::Storage(format!("writing broke off: {why}")))?;
+            self.writer = Spooling::Idle(writer);
+            let mark = done?;
+            self.failed = false;
+            self.journal(mark).await?;
+        }
+        Ok(())
+    }
+
+    async fn journal(&mut self, synced: Mark) -> Result<(), UploadError> {
+        if synced == self.journalled {
+            return Ok(());
+        }
+        let written = self.core.journal.change(self.id, self.core.now_ms(), move |row| {
+            row.received_bytes = synced.bytes;
+            row.received_crc = synced.crc64nvme;
+        });
+        let row = written.await?.ok_or(UploadError::NotFound(self.id))?;
+        self.journalled = synced;
+        self.core.publish(&row).await;
+        Ok(())
+    }
+
+    /// Runs `work` with the writer on the blocking pool. The writer stays in reach also where the caller goes meanwhile:
+    /// no later stream may open the file before this one has let go of it.
+    async fn with_writer<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Spool, &mut Writer) -> Result<T, UploadError> + Send + 'static,
+    ) -> Result<T, UploadError> {
+        let (give, take) = oneshot::channel();
+        self.start(move |spool, writer| {
+            let value = work(spool, writer)?;
+            let _ = give.send(value);
+            Ok(writer.synced())
+        })?;
+        self.collect().await?;
+        take.await.map_err(|_| broken())
+    }
+
+    async fn finish(
+        &mut self,
+        total_bytes: u64,
+        expected: Option<ExpectedChecksum>,
+    ) -> Result<UploadView, UploadError> {
+        self.check()?;
+        self.collect().await?;
+        self.write_waiting()?;
+        self.collect().await?;
+        if self.taken != total_bytes {
+            let received_bytes = self.taken;
+            if received_bytes > total_bytes {
+                self.start_over().await?;
+            }
+            return Err(UploadError::SizeMismatch { received_bytes, total_bytes });
+        }
+        let proves_sha256 = matches!(expected, Some(ExpectedChecksum::Sha256(_)));
+        let (mark, sha256) = self
+            .with_writer(move |spool, writer| {
+                let mark = spool.sync(writer)?;
+                let hash = proves_sha256.then(|| writer.sha256()).transpose();
+                let hash = hash.map_err(|why| UploadError::Storage(format!("reading the bytes back: {why}")))?;
+                Ok((mark, hash))
+            })
+            .await?;
+        let wrong = match (expected, sha256) {
+            (Some(ExpectedChecksum::Crc64Nvme(expected)), _) if expected != mark.crc64nvme => {
+                Some(mismatch("CRC64NVME", &mark.crc64nvme.to_be_bytes(), &expected.to_be_bytes()))
+            }
+            (Some(ExpectedChecksum::Sha256(expected)), Some(actual)) if expected != actual => {
+                Some(mismatch("SHA-256", &actual, &expected))
+            }
+            _ => None,
+        };
+        if let Some(wrong) = wrong {
+            self.start_over().await?;
+            return Err(wrong);
+        }
+        let finished = self.core.journal.advance(self.id, Event::Finish, self.core.now_ms(), move |row| {
+            row.received_bytes = mark.bytes;
+            row.received_crc = mark.crc64nvme;
+            row.total_bytes = Some(mark.bytes);
+            row.crc64nvme = Some(mark.crc64nvme);
+            row.sha256 = sha256;
+        });
+        let row = match finished.await? {
+            Some(Ok(row)) => row,
+            Some(Err(row)) => return Err(UploadError::WrongState(self.id, name(row.phase.shown()))),
+            None => return Err(UploadError::NotFound(self.id)),
+        };
+        self.journalled = mark;
+        count_phase(row.phase);
+        let core = Arc::clone(&self.core);
+        core.enqueue(&row);
+        core.publish(&row).await;
+        core.view(&row).await
+    }
+
+    /// The bytes are the wrong ones: a repeated `begin` starts at zero.
+    async fn start_over(&mut self) -> Result<(), UploadError> {
+        let uid = self.uid;
+        let mark = self.with_writer(move |spool, writer| spool.empty(writer, uid)).await?;
+        self.taken = 0;
+        self.journal(mark).await
+    }
+
+    /// The stream has gone: syncs what it brought, so that the next one goes on from there.
+    async fn park(mut self) {
+        self.waiting.clear();
+        let collected = self.collect().await;
+        if let (Err(why), false) = (&collected, self.failed) {
+            tracing::warn!(upload = %self.id, %why, "a broken-off stream keeps only what was journalled before");
+        }
+        if let Spooling::Idle(writer) = &self.writer {
+            let written = writer.written().bytes;
+            self.core.spool.release(self.uid, self.taken.saturating_sub(written));
+            let unsynced = writer.written() != writer.synced();
+            if unsynced && !self.slot.cancelled.load(Ordering::Acquire) {
+                // Where this fails, the bytes are sent again.
+                let _ = self.with_writer(Spool::sync).await;
+            }
+        }
+        self.writer = Spooling::Lost;
+        let (core, id, uid) = (Arc::clone(&self.core), self.id, self.uid);
+        core.receiving().remove(&id);
+        if self.slot.cancelled.load(Ordering::Acquire) {
+            let spool = Arc::clone(&core.spool);
+            let _ = tokio::task::spawn_blocking(move || spool.remove(id, uid)).await;
+        }
+        self.slot.free.cancel();
+    }
+}
+
+fn broken() -> UploadError {
+    UploadError::Storage("an earlier write of this stream failed: resume the upload".into())
 }

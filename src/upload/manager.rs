@@ -1,13 +1,26 @@
-//! The public face of uploads.
+//! The public face of uploads: who may do what with which, and how they start and stop.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
-use super::{Config, Destination, Ingest, ListFilter, UploadError, UploadSpec, UploadStats, UploadView};
+use super::core::{Core, count_phase};
+use super::ingest::Slot;
+use super::journal::{Journal, Row, Source};
+use super::spool::{Mark, Spool};
+use super::state::{Event, Phase, matches, name, phases};
+use super::state_dir::StateDir;
+use super::tenants::Tenants;
+use super::{
+    Config, Destination, Ingest, ListFilter, UploadError, UploadSpec, UploadState, UploadStats, UploadView, admission,
+    engine, failure, housekeeping, key, source,
+};
 use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::session::{SessionId, Sessions, SignOutUploads};
@@ -44,9 +57,12 @@ pub enum StartError {
     Config(String),
 }
 
+/// How long a `resume` waits for the stream before it to let go of the upload.
+const HANDOVER: Duration = Duration::from_secs(5);
+
 /// Every upload of this device; clones share it.
 #[derive(Debug, Clone)]
-pub struct Uploads(());
+pub struct Uploads(Arc<Core>);
 
 impl Uploads {
     /// Takes the state directory, recovers what it holds and starts sending. `cancel` stops everything at once;
@@ -62,20 +78,93 @@ impl Uploads {
         clock: Clock,
         cancel: CancellationToken,
     ) -> Result<Self, StartError> {
-        todo!()
+        Self::start_for(config, destinations, Arc::new(sessions), state_dir, clock, cancel).await
+    }
+
+    /// The same for anything that knows who may upload.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub(super) async fn start_for(
+        config: Config,
+        destinations: Vec<Destination>,
+        tenants: Arc<dyn Tenants>,
+        state_dir: &Path,
+        clock: Clock,
+        cancel: CancellationToken,
+    ) -> Result<Self, StartError> {
+        for destination in &destinations {
+            key::check_template(&destination.prefix)
+                .map_err(|why| StartError::Config(format!("destination {:?}: {why}", destination.name)))?;
+        }
+        let root = state_dir.to_owned();
+        let opened = tokio::task::spawn_blocking(move || {
+            let state_dir = Arc::new(StateDir::open(&root)?);
+            Ok((Journal::open(Arc::clone(&state_dir))?, state_dir))
+        });
+        let shown = state_dir.display().to_string();
+        let failed = |why: String| StartError::StateDir { path: shown.clone(), why };
+        let (journal, state_dir) = opened.await.map_err(|why| failed(why.to_string()))??;
+        let spool = Arc::new(Spool::new(Arc::clone(&state_dir), &config));
+        let core = Arc::new(Core::new(config, destinations, tenants, state_dir, journal, spool, clock, cancel));
+        recover(&core).await.map_err(|why| failed(why.to_string()))?;
+        core.tasks.spawn(engine::run(Arc::clone(&core)));
+        core.tasks.spawn(housekeeping::run(Arc::clone(&core)));
+        Ok(Self(core))
     }
 
     /// Takes nothing more, lets the parts in flight end (for `timeout` at most), and closes the journal.
     pub async fn drain(&self, timeout: Duration) {
-        todo!()
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        if tokio::time::timeout(timeout, self.0.tasks.wait()).await.is_err() {
+            self.0.cancel.cancel();
+            self.0.tasks.wait().await;
+        }
+        self.0.state_dir.close();
     }
 
-    /// Begins an upload whose bytes come over the socket; the same id and spec again gives the same upload.
+    /// Begins an upload whose bytes come over the socket; the same id and spec again gives the same upload. One that is
+    /// still RECEIVING starts again at its first byte: [`Uploads::resume`] goes on instead.
     ///
     /// # Errors
     /// See [`UploadError`].
     pub async fn begin(&self, caller: &Caller, id: Ulid, spec: UploadSpec) -> Result<Ingest, UploadError> {
-        todo!()
+        let core = &self.0;
+        self.check_running()?;
+        let spec_hash = admission::spec_hash(&spec, None);
+        let row = match core.journal.find(id).await? {
+            Some(row) => admission::same(row, caller, &spec_hash)?,
+            None => {
+                core.spool.check()?;
+                core.spool.reserve(caller.uid, 0)?;
+                let row = admission::admit(core, caller, id, &spec, spec_hash, Source::Spool).await?;
+                match core.journal.insert(row.clone()).await? {
+                    Some(there) => admission::same(there, caller, &spec_hash)?,
+                    None => {
+                        count_phase(row.phase);
+                        row
+                    }
+                }
+            }
+        };
+        if row.phase != Phase::Receiving {
+            return Ok(Ingest::complete(core.view(&row).await?));
+        }
+        let slot = self.take_slot(id).await?;
+        // The stream before this one may have finished the upload while it was let go.
+        let taken = async {
+            let row = self.find(caller, id).await?;
+            if row.phase != Phase::Receiving {
+                return Ok(Ingest::complete(core.view(&row).await?));
+            }
+            let empty = Mark { bytes: 0, crc64nvme: row_empty_crc() };
+            let row = if row.received_bytes == 0 { row } else { self.set_received(id, empty).await? };
+            let (spool, uid) = (Arc::clone(&core.spool), caller.uid);
+            let writer = blocking(move || spool.create(id, uid)).await?;
+            Ok(Ingest::arriving(Arc::clone(core), &row, core.view(&row).await?, Arc::clone(&slot), writer))
+        };
+        self.or_give_back(id, &slot, taken.await)
     }
 
     /// Goes on with one that was interrupted.
@@ -83,7 +172,38 @@ impl Uploads {
     /// # Errors
     /// See [`UploadError`].
     pub async fn resume(&self, caller: &Caller, id: Ulid, offset: u64) -> Result<Ingest, UploadError> {
-        todo!()
+        let core = &self.0;
+        self.check_running()?;
+        core.spool.check()?;
+        self.find(caller, id).await?;
+        let slot = self.take_slot(id).await?;
+        let taken =
+            async {
+                let row = self.find(caller, id).await?;
+                if row.phase != Phase::Receiving {
+                    return Err(UploadError::WrongState(id, name(row.phase.shown())));
+                }
+                let synced = Mark { bytes: row.received_bytes, crc64nvme: row.received_crc };
+                if offset != synced.bytes {
+                    return Err(UploadError::OffsetMismatch { received_bytes: synced.bytes, offset });
+                }
+                let (spool, uid) = (Arc::clone(&core.spool), caller.uid);
+                let writer = blocking(move || {
+                    if synced.bytes == 0 { spool.create(id, uid).map(Some) } else { spool.reopen(id, synced) }
+                });
+                match writer.await? {
+                    Some(writer) => {
+                        Ok(Ingest::arriving(Arc::clone(core), &row, core.view(&row).await?, Arc::clone(&slot), writer))
+                    }
+                    None => {
+                        // What is on the disk is not what arrived: it is of no use, and the caller still has the photo.
+                        tracing::error!(upload = %id, "spooled bytes are damaged: the stream starts again");
+                        self.set_received(id, Mark { bytes: 0, crc64nvme: row_empty_crc() }).await?;
+                        Err(UploadError::OffsetMismatch { received_bytes: 0, offset })
+                    }
+                }
+            };
+        self.or_give_back(id, &slot, taken.await)
     }
 
     /// Queues a file of the device.
@@ -97,7 +217,37 @@ impl Uploads {
         spec: UploadSpec,
         path: &Path,
     ) -> Result<UploadView, UploadError> {
-        todo!()
+        let core = &self.0;
+        self.check_running()?;
+        core.state_dir.check()?;
+        let spec_hash = admission::spec_hash(&spec, Some(path));
+        if let Some(id) = id
+            && let Some(row) = core.journal.find(id).await?
+        {
+            return core.view(&admission::same(row, caller, &spec_hash)?).await;
+        }
+        let id = id.unwrap_or_else(Ulid::generate);
+        // Nothing is told about files to somebody who has no session.
+        let mut row = admission::admit(core, caller, id, &spec, spec_hash, Source::Spool).await?;
+        let (roots, path, caller) = (core.config.file_roots.clone(), path.to_owned(), *caller);
+        let accepted = blocking(move || source::accept(&roots, &path, &caller)).await?;
+        let size_bytes = accepted.fingerprint.size_bytes;
+        let limit_bytes = core.destination(&row.destination).map(|one| one.store.profile().object_max_bytes);
+        if let Some(limit_bytes) = limit_bytes.filter(|limit| size_bytes > *limit) {
+            return Err(UploadError::TooLarge { size_bytes, limit_bytes });
+        }
+        let (root, relative, fingerprint) = (accepted.root, accepted.relative, accepted.fingerprint);
+        row.source = Source::File { root, relative, fingerprint };
+        row.phase = Phase::Pending;
+        row.received_bytes = size_bytes;
+        row.total_bytes = Some(size_bytes);
+        let row = match core.journal.insert(row.clone()).await? {
+            Some(there) => admission::same(there, &caller, &spec_hash)?,
+            None => row,
+        };
+        count_phase(row.phase);
+        core.enqueue(&row);
+        core.view(&row).await
     }
 
     /// One of the caller's uploads.
@@ -105,7 +255,7 @@ impl Uploads {
     /// # Errors
     /// `NotFound`.
     pub async fn get(&self, caller: &Caller, id: Ulid) -> Result<UploadView, UploadError> {
-        todo!()
+        self.0.view(&self.find(caller, id).await?).await
     }
 
     /// The caller's uploads, newest first, older than `before`; and where the next page starts.
@@ -119,7 +269,26 @@ impl Uploads {
         page_size: usize,
         before: Option<Ulid>,
     ) -> Result<(Vec<UploadView>, Option<Ulid>), UploadError> {
-        todo!()
+        let wanted = phases(&filter.states);
+        let page_size = page_size.max(1);
+        let (mut views, mut before) = (Vec::new(), before);
+        loop {
+            let room = page_size - views.len();
+            let page =
+                self.0.journal.page(caller.uid, filter.session.clone(), wanted.clone(), before, room + 1).await?;
+            let more = page.len() > room;
+            for row in page.iter().take(room) {
+                before = Some(row.id);
+                let view = self.0.view(row).await?;
+                // What is running or waiting only the queue knows.
+                if matches(&filter.states, view.state) {
+                    views.push(view);
+                }
+            }
+            if !more || views.len() == page_size {
+                return Ok((views, before.filter(|_| more)));
+            }
+        }
     }
 
     /// The upload now and after every change; the channel closes after the last one.
@@ -127,15 +296,19 @@ impl Uploads {
     /// # Errors
     /// `NotFound`.
     pub async fn watch(&self, caller: &Caller, id: Ulid) -> Result<watch::Receiver<UploadView>, UploadError> {
-        todo!()
+        self.find(caller, id).await?;
+        self.0.watch(id).await
     }
 
-    /// Stops an upload and removes its bytes.
+    /// Stops an upload and removes its bytes; one that was cancelled already stays so. The object may appear all the same
+    /// where its last request was on its way.
     ///
     /// # Errors
     /// `NotFound`, `WrongState`.
     pub async fn cancel(&self, caller: &Caller, id: Ulid) -> Result<UploadView, UploadError> {
-        todo!()
+        let row = self.find(caller, id).await?;
+        let row = self.stop(&row, None).await?;
+        self.0.view(&row).await
     }
 
     /// Queues a failed upload again.
@@ -143,7 +316,21 @@ impl Uploads {
     /// # Errors
     /// `NotFound`, `WrongState`.
     pub async fn retry(&self, caller: &Caller, id: Ulid) -> Result<UploadView, UploadError> {
-        todo!()
+        self.check_running()?;
+        self.find(caller, id).await?;
+        let retried = self.0.journal.advance(id, Event::Retry, self.0.now_ms(), |row| {
+            row.attempts = row.attempts.saturating_add(1);
+        });
+        match retried.await? {
+            Some(Ok(row)) => {
+                count_phase(row.phase);
+                self.0.enqueue(&row);
+                self.0.publish(&row).await;
+                self.0.view(&row).await
+            }
+            Some(Err(row)) => Err(UploadError::WrongState(id, name(self.0.view(&row).await?.state))),
+            None => Err(UploadError::NotFound(id)),
+        }
     }
 
     /// Carries out what a sign-out says about the session's uploads; answers how many were unfinished.
@@ -151,12 +338,38 @@ impl Uploads {
     /// # Errors
     /// `Storage`.
     pub async fn session_ended(&self, session: &SessionId, what: SignOutUploads) -> Result<u64, UploadError> {
-        todo!()
+        let unfinished = self.0.journal.unfinished_of(session.clone()).await?;
+        for id in &unfinished {
+            match what {
+                SignOutUploads::Drain => {}
+                // From now on the session signs nothing; the next attempt finds that out and waits for the user.
+                SignOutUploads::Park => self.interrupt(*id).await,
+                SignOutUploads::Cancel => {
+                    if let Some(row) = self.0.journal.find(*id).await? {
+                        // One that got through meanwhile is no failure of the sign-out.
+                        match self.stop(&row, None).await {
+                            Ok(_) | Err(UploadError::WrongState(..)) => {}
+                            Err(why) => return Err(why),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(unfinished.len() as u64)
     }
 
-    /// Stops and starts sending.
+    /// Stops and starts sending. What is under way ends its parts and goes on afterwards.
     pub fn set_paused(&self, paused: bool) {
-        todo!()
+        self.0.queue().set_paused(paused);
+        self.0.refresh_all();
+        self.0.wake.notify_one();
+    }
+
+    /// The link is back: whoever waits for it tries at once.
+    pub fn link_returned(&self) {
+        self.0.queue().wake_link();
+        self.0.refresh_all();
+        self.0.wake.notify_one();
     }
 
     /// Counts and sizes; of one uid, or of all.
@@ -164,6 +377,173 @@ impl Uploads {
     /// # Errors
     /// `Storage`.
     pub async fn stats(&self, uid: Option<u32>) -> Result<UploadStats, UploadError> {
-        todo!()
+        let core = &self.0;
+        let mut counts: BTreeMap<&'static str, u64> = core.journal.counts(uid).await?;
+        let queued = counts.remove("QUEUED").unwrap_or(0);
+        if queued > 0 {
+            let running = core.running_of(uid).min(queued);
+            let waiting = core.waiting_of(uid).min(queued - running);
+            counts.extend([("QUEUED", queued - running - waiting), ("RUNNING", running), ("WAITING", waiting)]);
+            counts.retain(|_, count| *count > 0);
+        }
+        Ok(UploadStats {
+            counts,
+            spool_bytes: core.spool.used_bytes(uid),
+            spool_limit_bytes: if uid.is_some() {
+                core.config.spool_max_bytes_per_uid
+            } else {
+                core.spool.limit_bytes()
+            },
+            disk_free_bytes: core.spool.free_bytes(),
+            paused: core.queue().is_paused(),
+            accepting: core.state_dir.is_trusted() && !core.stopping.is_cancelled(),
+        })
     }
+
+    fn check_running(&self) -> Result<(), UploadError> {
+        if self.0.stopping.is_cancelled() { Err(UploadError::Stopping) } else { Ok(()) }
+    }
+
+    /// Another uid's upload does not exist.
+    async fn find(&self, caller: &Caller, id: Ulid) -> Result<Row, UploadError> {
+        let row = self.0.journal.find(id).await?;
+        row.filter(|row| row.owner_uid == caller.uid).ok_or(UploadError::NotFound(id))
+    }
+
+    async fn set_received(&self, id: Ulid, mark: Mark) -> Result<Row, UploadError> {
+        let changed = self.0.journal.change(id, self.0.now_ms(), move |row| {
+            row.received_bytes = mark.bytes;
+            row.received_crc = mark.crc64nvme;
+        });
+        changed.await?.ok_or(UploadError::NotFound(id))
+    }
+
+    /// The right to write an upload's bytes: of one stream at a time.
+    async fn take_slot(&self, id: Ulid) -> Result<Arc<Slot>, UploadError> {
+        let deadline = tokio::time::Instant::now() + HANDOVER;
+        loop {
+            let before = {
+                let mut receiving = self.0.receiving();
+                match receiving.get(&id) {
+                    None => {
+                        let slot = Arc::new(Slot::default());
+                        receiving.insert(id, Arc::clone(&slot));
+                        return Ok(slot);
+                    }
+                    Some(slot) if slot.parked.load(Ordering::Acquire) => Arc::clone(slot),
+                    Some(_) => return Err(UploadError::Busy(id)),
+                }
+            };
+            let freed = tokio::time::timeout_at(deadline, before.free.cancelled()).await;
+            freed.map_err(|_| UploadError::Busy(id))?;
+        }
+    }
+
+    /// A slot whose stream did not come about is free again.
+    fn or_give_back(&self, id: Ulid, slot: &Slot, taken: Result<Ingest, UploadError>) -> Result<Ingest, UploadError> {
+        if !matches!(&taken, Ok(ingest) if ingest.view().state == UploadState::Receiving) {
+            self.0.receiving().remove(&id);
+            slot.free.cancel();
+        }
+        taken
+    }
+
+    async fn interrupt(&self, id: Ulid) {
+        if let Some(running) = self.0.running(id) {
+            running.cancel.cancel();
+            running.ended.cancelled().await;
+        }
+    }
+
+    /// Ends an upload that is not to be sent.
+    async fn stop(&self, row: &Row, why: Option<&'static str>) -> Result<Row, UploadError> {
+        stop(&self.0, row.id, why).await
+    }
+}
+
+/// Cancels an upload: out of the queue first, so that it is not begun again meanwhile.
+pub(super) async fn stop(core: &Core, id: Ulid, why: Option<&'static str>) -> Result<Row, UploadError> {
+    core.queue().remove(id);
+    if let Some(running) = core.running(id) {
+        running.cancel.cancel();
+        running.ended.cancelled().await;
+    }
+    let cancelled = core.journal.advance(id, Event::Cancel, core.now_ms(), move |row| {
+        if let Some(why) = why {
+            row.failure = Some(failure::failure(failure::STREAM_ABANDONED, why));
+        }
+    });
+    match cancelled.await {
+        Ok(Some(Ok(row))) => {
+            let streaming =
+                core.receiving().get(&id).inspect(|slot| slot.cancelled.store(true, Ordering::Release)).is_some();
+            if streaming {
+                // The stream removes the bytes when it lets go of them.
+                core.publish(&row).await;
+            } else {
+                engine::finish(core, &row).await;
+            }
+            Ok(row)
+        }
+        Ok(Some(Err(row))) => Err(UploadError::WrongState(id, name(row.phase.shown()))),
+        Ok(None) => Err(UploadError::NotFound(id)),
+        Err(why) => {
+            // Not cancelled after all.
+            if let Ok(Some(row)) = core.journal.find(id).await
+                && row.phase == Phase::Pending
+            {
+                core.enqueue(&row);
+            }
+            Err(why.into())
+        }
+    }
+}
+
+fn row_empty_crc() -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, b"")
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, UploadError> + Send + 'static,
+) -> Result<T, UploadError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|why| Err(UploadError::Storage(format!("a blocking task broke off: {why}"))))
+}
+
+/// Makes spool and queue what the journal says.
+async fn recover(core: &Arc<Core>) -> Result<(), UploadError> {
+    let spooled = core.journal.spooled().await?;
+    let (spool, expected) = (Arc::clone(&core.spool), spooled.clone());
+    let missing = blocking(move || {
+        spool.sweep(&expected).map_err(|why| UploadError::Storage(format!("sweeping the spool: {why}")))
+    });
+    for id in missing.await? {
+        tracing::error!(upload = %id, "spooled bytes are missing or too short");
+        let phase = spooled.iter().find(|usage| usage.id == id).map(|usage| usage.phase);
+        if phase == Some(Phase::Receiving) {
+            core.journal
+                .change(id, core.now_ms(), |row| {
+                    row.received_bytes = 0;
+                    row.received_crc = row_empty_crc();
+                })
+                .await?;
+        } else {
+            let why =
+                "the spooled bytes were gone or too short at a start: the disk lost them, or somebody removed them";
+            let failed = core.journal.advance(id, Event::Fail, core.now_ms(), move |row| {
+                row.failure = Some(failure::failure(failure::SPOOL_CORRUPT, why));
+            });
+            failed.await?;
+        }
+    }
+    let pending = core.journal.pending().await?;
+    tracing::info!(pending = pending.len(), "uploads recovered");
+    core.enqueue_all(&pending);
+    // Sessions that only waited for uploads which have ended by now.
+    for session in core.tenants.signing_out() {
+        if core.journal.unfinished_of(session.clone()).await?.is_empty() {
+            core.tenants.uploads_done(&session).await;
+        }
+    }
+    Ok(())
 }

@@ -9,17 +9,17 @@ use super::body::SourceFailed;
 use crate::store::{Outcome, StoreError, StoreErrorKind as Kind};
 
 /// What a failed call means.
-pub(super) fn failed<E>(operation: &'static str, error: SdkError<E, HttpResponse>) -> StoreError
+pub(super) fn failed<E>(operation: &'static str, error: &SdkError<E, HttpResponse>) -> StoreError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    match &error {
+    match error {
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
             let code = context.err().code();
             let kind = kind_of(status, code);
             // A 2xx with an error inside and every 5xx come from a server that may have done the work all the same.
-            let done_anyway = status < 300 || status >= 500;
+            let done_anyway = !(300..500).contains(&status);
             let said = context.err().message().unwrap_or("no message");
             StoreError {
                 operation,
@@ -30,14 +30,14 @@ where
             }
         }
         SdkError::ConstructionFailure(_) => {
-            StoreError::not_done(operation, Kind::Refused, format!("cannot build the request: {}", chain(&error)))
+            StoreError::not_done(operation, Kind::Refused, format!("cannot build the request: {}", chain(error)))
         }
-        SdkError::DispatchFailure(_) => undelivered(operation, &error),
+        SdkError::DispatchFailure(_) => undelivered(operation, error),
         SdkError::TimeoutError(_) => {
             // Only the connect timeout is set.
-            StoreError::not_done(operation, Kind::Offline, format!("no connection in time: {}", chain(&error)))
+            StoreError::not_done(operation, Kind::Offline, format!("no connection in time: {}", chain(error)))
         }
-        _ => StoreError::unknown(operation, Kind::Interrupted, format!("the answer cannot be read: {}", chain(&error))),
+        _ => StoreError::unknown(operation, Kind::Interrupted, format!("the answer cannot be read: {}", chain(error))),
     }
 }
 
@@ -54,7 +54,9 @@ fn undelivered(operation: &'static str, error: &(dyn Error + 'static)) -> StoreE
         if this.is::<SourceFailed>() {
             return StoreError::unknown(operation, Kind::Source, text);
         }
-        connecting |= this.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect());
+        connecting |= this
+            .downcast_ref::<hyper_util::client::legacy::Error>()
+            .is_some_and(hyper_util::client::legacy::Error::is_connect);
         cause = this.source();
     }
     if !connecting {

@@ -1,0 +1,318 @@
+//! What the parts of the upload room share: the journal, the spool, the queue, and who watches what. Promises that a
+//! watcher sees every durable change; must never hold one of its locks while it waits.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use ulid::Ulid;
+
+use super::journal::{Journal, Row, Unfinished};
+use super::scheduler::{LaneKey, Queue};
+use super::spool::Spool;
+use super::state::Phase;
+use super::state_dir::StateDir;
+use super::tenants::Tenants;
+use super::{Config, Destination, UploadError, UploadFailure, UploadState, UploadView};
+use crate::clock::{BootInstant, Clock, from_unix_ms, unix_ms};
+use crate::telemetry::metrics::{UploadStateLabel, metrics};
+
+/// Everything shared.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) config: Config,
+    pub(super) destinations: Vec<Destination>,
+    pub(super) tenants: Arc<dyn Tenants>,
+    pub(super) state_dir: Arc<StateDir>,
+    pub(super) journal: Journal,
+    pub(super) spool: Arc<Spool>,
+    pub(super) clock: Clock,
+    queue: Mutex<Queue>,
+    notes: Mutex<HashMap<Ulid, Note>>,
+    running: Mutex<HashMap<Ulid, Running>>,
+    watchers: Mutex<HashMap<Ulid, watch::Sender<UploadView>>>,
+    pub(super) receiving: Mutex<HashMap<Ulid, Arc<super::ingest::Slot>>>,
+    /// Told when the queue may have something to do.
+    pub(super) wake: Notify,
+    /// Told when there is something to abort at a store.
+    pub(super) aborts: Notify,
+    /// Parts on the wire, of all uploads together.
+    pub(super) wire: Semaphore,
+    /// Nothing new is begun.
+    pub(super) stopping: CancellationToken,
+    /// Everything ends at once.
+    pub(super) cancel: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// What is known of an upload that did not get through, until it does or the daemon stops.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Note {
+    pub(super) failure: Option<UploadFailure>,
+    /// How many times sending was begun again, since it was accepted.
+    pub(super) attempts: u32,
+    /// How many transfers in a row stalled: each is given twice the time of the one before.
+    pub(super) stalls: u32,
+    /// Since when it is denied without having been able to get other credentials.
+    pub(super) denied_since: Option<BootInstant>,
+}
+
+/// An upload that is being sent.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) cancel: CancellationToken,
+    pub(super) ended: CancellationToken,
+    pub(super) stored_bytes: Arc<AtomicU64>,
+}
+
+/// Maps and sums that are whole between any two statements: a panic elsewhere does not spoil them.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    #[allow(clippy::too_many_arguments)] // One place makes it.
+    pub(super) fn new(
+        config: Config,
+        destinations: Vec<Destination>,
+        tenants: Arc<dyn Tenants>,
+        state_dir: Arc<StateDir>,
+        journal: Journal,
+        spool: Arc<Spool>,
+        clock: Clock,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self {
+            wire: Semaphore::new(config.max_parts_in_flight.max(1)),
+            config,
+            destinations,
+            tenants,
+            state_dir,
+            journal,
+            spool,
+            clock,
+            queue: Mutex::default(),
+            notes: Mutex::default(),
+            running: Mutex::default(),
+            watchers: Mutex::default(),
+            receiving: Mutex::default(),
+            wake: Notify::new(),
+            aborts: Notify::new(),
+            stopping: cancel.child_token(),
+            cancel,
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        unix_ms(self.clock.wall())
+    }
+
+    pub(super) fn destination(&self, name: &str) -> Option<&Destination> {
+        self.destinations.iter().find(|destination| destination.name == name)
+    }
+
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
+    }
+
+    pub(super) fn receiving(&self) -> MutexGuard<'_, HashMap<Ulid, Arc<super::ingest::Slot>>> {
+        lock(&self.receiving)
+    }
+
+    /// Puts a durable upload into the queue.
+    pub(super) fn enqueue(&self, row: &Row) {
+        self.queue().push(row.id, &lane_of(row), row.spec.priority);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn enqueue_all(&self, pending: &[Unfinished]) {
+        let mut queue = self.queue();
+        for upload in pending {
+            let lane = LaneKey {
+                owner_uid: upload.owner_uid,
+                identity_id: upload.identity_id.clone(),
+                destination: upload.destination.clone(),
+            };
+            queue.push(upload.id, &lane, upload.priority);
+        }
+    }
+
+    pub(super) fn note(&self, id: Ulid) -> Note {
+        lock(&self.notes).get(&id).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn amend(&self, id: Ulid, change: impl FnOnce(&mut Note)) {
+        change(lock(&self.notes).entry(id).or_default());
+    }
+
+    pub(super) fn forget(&self, id: Ulid) {
+        lock(&self.notes).remove(&id);
+    }
+
+    pub(super) fn begin_running(&self, id: Ulid) -> Running {
+        let running = Running {
+            cancel: self.cancel.child_token(),
+            ended: CancellationToken::new(),
+            stored_bytes: Arc::default(),
+        };
+        lock(&self.running).insert(id, running.clone());
+        running
+    }
+
+    pub(super) fn end_running(&self, id: Ulid) {
+        if let Some(running) = lock(&self.running).remove(&id) {
+            running.ended.cancel();
+        }
+    }
+
+    pub(super) fn running(&self, id: Ulid) -> Option<Running> {
+        lock(&self.running).get(&id).cloned()
+    }
+
+    /// How many uploads of a uid (or of all) are being sent.
+    pub(super) fn running_of(&self, uid: Option<u32>) -> u64 {
+        self.queue().count(uid, self.clock.boot(), |state| state == UploadState::Running)
+    }
+
+    /// How many uploads of a uid (or of all) wait for something.
+    pub(super) fn waiting_of(&self, uid: Option<u32>) -> u64 {
+        self.queue().count(uid, self.clock.boot(), |state| matches!(state, UploadState::Waiting(_)))
+    }
+
+    /// What is shown of an upload now.
+    pub(super) async fn view(&self, row: &Row) -> Result<UploadView, UploadError> {
+        let note = self.note(row.id);
+        let state = self.shown_state(row);
+        let running = self.running(row.id).map(|running| running.stored_bytes.load(Ordering::Relaxed));
+        let stored_bytes = match (row.phase, running) {
+            (Phase::Succeeded, _) => row.total_bytes.unwrap_or(0),
+            (_, Some(stored)) => stored,
+            (Phase::Pending | Phase::Failed, None) if row.multipart_id.is_some() => {
+                self.journal.parts(row.id).await?.iter().map(|part| part.size_bytes).sum()
+            }
+            _ => 0,
+        };
+        Ok(UploadView {
+            id: row.id,
+            session: row.session.clone(),
+            owner_uid: row.owner_uid,
+            destination: row.destination.clone(),
+            state,
+            received_bytes: row.received_bytes,
+            stored_bytes,
+            total_bytes: row.total_bytes,
+            bucket: row.bucket.clone(),
+            key: row.key.clone(),
+            etag: row.etag.clone(),
+            version_id: row.version_id.clone(),
+            crc64nvme: row.crc64nvme,
+            failure: if row.phase == Phase::Pending { note.failure } else { row.failure.clone() },
+            create_time: from_unix_ms(row.create_ms),
+            update_time: from_unix_ms(row.update_ms),
+            attempt_count: row.attempts.max(note.attempts),
+        })
+    }
+
+    fn shown_state(&self, row: &Row) -> UploadState {
+        let live = if row.phase == Phase::Pending { self.queue().state(row.id, self.clock.boot()) } else { None };
+        live.unwrap_or_else(|| row.phase.shown())
+    }
+
+    /// Watches an upload; the caller has checked that it may.
+    pub(super) async fn watch(&self, id: Ulid) -> Result<watch::Receiver<UploadView>, UploadError> {
+        let gone = || UploadError::NotFound(id);
+        let row = self.journal.find(id).await?.ok_or_else(gone)?;
+        let view = self.view(&row).await?;
+        let receiver = {
+            let mut watchers = lock(&self.watchers);
+            watchers.entry(id).or_insert_with(|| watch::Sender::new(view)).subscribe()
+        };
+        // Whatever happened between reading and subscribing is caught up with here.
+        let row = self.journal.find(id).await?.ok_or_else(gone)?;
+        self.publish(&row).await;
+        Ok(receiver)
+    }
+
+    /// Shows a durable change to whoever watches; the last one closes the channel.
+    pub(super) async fn publish(&self, row: &Row) {
+        if !lock(&self.watchers).contains_key(&row.id) {
+            return;
+        }
+        let Ok(view) = self.view(row).await else { return };
+        let mut watchers = lock(&self.watchers);
+        if let Some(sender) = watchers.get(&row.id) {
+            sender.send_replace(view);
+        }
+        if row.phase.has_ended() {
+            watchers.remove(&row.id);
+        }
+    }
+
+    /// Shows a passing change: the state, the last failure, the bytes that the store has.
+    pub(super) fn refresh(&self, id: Ulid) {
+        let state = self.queue().state(id, self.clock.boot());
+        let note = self.note(id);
+        let stored = self.running(id).map(|running| running.stored_bytes.load(Ordering::Relaxed));
+        if let Some(sender) = lock(&self.watchers).get(&id) {
+            sender.send_modify(|view| {
+                view.state = state.unwrap_or(view.state);
+                view.stored_bytes = stored.unwrap_or(view.stored_bytes);
+                view.failure = note.failure;
+                view.attempt_count = view.attempt_count.max(note.attempts);
+            });
+        }
+    }
+
+    /// Shows to everybody what a change of the whole queue (pause, a gate, a parked session) means for them.
+    pub(super) fn refresh_all(&self) {
+        let ids: Vec<Ulid> = {
+            let mut watchers = lock(&self.watchers);
+            watchers.retain(|_, sender| sender.receiver_count() > 0);
+            watchers.keys().copied().collect()
+        };
+        let now = self.clock.boot();
+        for id in ids {
+            let state = self.queue().state(id, now);
+            if let (Some(state), Some(sender)) = (state, lock(&self.watchers).get(&id)) {
+                sender.send_if_modified(|view| std::mem::replace(&mut view.state, state) != state);
+            }
+        }
+    }
+
+    /// Sleeps, unless everything stops meanwhile.
+    pub(super) async fn pause(&self, duration: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(duration) => {}
+            () = self.stopping.cancelled() => {}
+        }
+    }
+
+    /// A wait between zero and `initial_ms · 2^failures`, at most `backoff_max_ms`.
+    pub(super) fn backoff(&self, failures: u32) -> Duration {
+        let ceiling = self.config.backoff_initial_ms.saturating_mul(1_u64.checked_shl(failures).unwrap_or(u64::MAX));
+        let ceiling = ceiling.min(self.config.backoff_max_ms);
+        Duration::from_millis(rand::random_range(0..=ceiling))
+    }
+}
+
+/// The lane of an upload.
+pub(super) fn lane_of(row: &Row) -> LaneKey {
+    LaneKey { owner_uid: row.owner_uid, identity_id: row.identity_id.clone(), destination: row.destination.clone() }
+}
+
+/// Counts a change of phase.
+pub(super) fn count_phase(phase: Phase) {
+    let label = match phase {
+        Phase::Receiving => UploadStateLabel::Receiving,
+        Phase::Pending => UploadStateLabel::Queued,
+        Phase::Succeeded => UploadStateLabel::Succeeded,
+        Phase::Failed => UploadStateLabel::Failed,
+        Phase::Cancelled => UploadStateLabel::Cancelled,
+    };
+    metrics().upload_entered(label);
+}

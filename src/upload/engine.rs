@@ -1,0 +1,180 @@
+//! Keeps as many uploads on their way as may be, writes down what came of each, and puts it back where it did not get
+//! through. Promises that no attempt's end is lost and that nothing new is begun once the daemon stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+use ulid::Ulid;
+
+use super::core::{Core, count_phase};
+use super::journal::Source;
+use super::state::{Event, Phase};
+use super::worker::{Ended, Scope, Wait, send};
+use super::{UploadFailure, UploadState, WaitReason, failure};
+use crate::telemetry::metrics::{UploadStateLabel, metrics};
+
+/// The clock may be moved by hand in tests, and suspended machines wake late: never sleep much longer than this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// Runs until the daemon stops and the last upload has come to a rest.
+pub(super) async fn run(core: Arc<Core>) {
+    let mut changes = core.tenants.changes();
+    let mut under_way = JoinSet::new();
+    loop {
+        if !core.stopping.is_cancelled() {
+            while under_way.len() < core.config.max_uploads_in_flight.max(1) {
+                let now = core.clock.boot();
+                let Some(id) = core.queue().next(now) else { break };
+                let task = attempt(Arc::clone(&core), id);
+                under_way.spawn(task.instrument(tracing::info_span!("upload", id = %id)));
+            }
+        } else if under_way.is_empty() {
+            return;
+        }
+        report(&core);
+        let now = core.clock.boot();
+        let sleep = core.queue().next_change(now).map_or(LONGEST_SLEEP, |at| at.saturating_since(now));
+        tokio::select! {
+            Some(_) = under_way.join_next(), if !under_way.is_empty() => {}
+            () = core.wake.notified() => {}
+            () = tokio::time::sleep(sleep.min(LONGEST_SLEEP)) => {}
+            () = core.stopping.cancelled(), if !core.stopping.is_cancelled() => {}
+            // A registry that is gone changes no more.
+            Ok(()) = changes.changed() => {
+                core.queue().wake_sessions();
+                core.refresh_all();
+            }
+        }
+    }
+}
+
+fn report(core: &Core) {
+    let (all, running) = {
+        let queue = core.queue();
+        (queue.all() as u64, queue.running() as u64)
+    };
+    metrics().uploads_now(all.saturating_sub(running), running);
+}
+
+async fn attempt(core: Arc<Core>, id: Ulid) {
+    let running = core.begin_running(id);
+    metrics().upload_entered(UploadStateLabel::Running);
+    core.refresh(id);
+    let ended = match core.journal.find(id).await {
+        Ok(Some(row)) if row.phase == Phase::Pending => Some(send(Arc::clone(&core), row, running).await),
+        // Cancelled, or gone with its receipt.
+        Ok(_) => None,
+        Err(why) => Some(Ended::Wait(Wait {
+            reason: WaitReason::Retry,
+            scope: Scope::Upload,
+            failure: failure::failure(failure::DEVICE_FAILED, why.to_string()),
+            counts: false,
+        })),
+    };
+    match ended {
+        None => core.queue().remove(id),
+        Some(Ended::Stored { stored, crc64nvme, completed }) => {
+            let written = core.journal.stored(id, stored, Some(crc64nvme), completed, core.now_ms()).await;
+            match written {
+                Ok(Some(Ok(row))) => {
+                    let took = core.clock.wall().duration_since(crate::clock::from_unix_ms(row.create_ms));
+                    metrics().upload_stored_after(took.unwrap_or_default());
+                    tracing::info!(bytes = row.total_bytes, "stored");
+                    finish(&core, &row).await;
+                }
+                Ok(_) => core.queue().remove(id),
+                // The object is there; the next attempt finds its own key taken and settles it.
+                Err(why) => put_aside(&core, id, &waiting(why.to_string())),
+            }
+        }
+        Some(Ended::Failed(why)) => fail(&core, id, why).await,
+        Some(Ended::Wait(wait)) => put_aside(&core, id, &wait),
+        Some(Ended::Stopped) => core.queue().put_back(id),
+    }
+    core.end_running(id);
+    core.refresh(id);
+    core.wake.notify_one();
+}
+
+fn waiting(why: String) -> Wait {
+    Wait {
+        reason: WaitReason::Retry,
+        scope: Scope::Upload,
+        failure: failure::failure(failure::DEVICE_FAILED, why),
+        counts: false,
+    }
+}
+
+/// The journal says that an upload has ended: now, and not before, its bytes may go.
+pub(super) async fn finish(core: &Core, row: &super::journal::Row) {
+    core.queue().remove(row.id);
+    if !row.phase.keeps_bytes() && row.source == Source::Spool {
+        let (spool, id, uid) = (Arc::clone(&core.spool), row.id, row.owner_uid);
+        let _ = tokio::task::spawn_blocking(move || spool.remove(id, uid)).await;
+    }
+    count_phase(row.phase);
+    core.forget(row.id);
+    core.publish(row).await;
+    core.aborts.notify_one();
+    tell_session(core, row).await;
+}
+
+/// A session that only waits for its uploads is told when the last one has ended.
+async fn tell_session(core: &Core, row: &super::journal::Row) {
+    if core.tenants.signing_out().contains(&row.session)
+        && core.journal.unfinished_of(row.session.clone()).await.is_ok_and(|left| left.is_empty())
+    {
+        core.tenants.uploads_done(&row.session).await;
+    }
+}
+
+async fn fail(core: &Core, id: Ulid, why: UploadFailure) {
+    tracing::warn!(reason = why.reason, "failed");
+    let note = core.note(id);
+    let kept = matches!(why.reason, failure::ACCESS_DENIED | failure::OUTCOME_UNKNOWN | failure::STORE_REFUSED);
+    let failed = core.journal.advance(id, Event::Fail, core.now_ms(), move |row| {
+        row.failure = Some(why);
+        row.attempts = row.attempts.max(note.attempts);
+    });
+    match failed.await {
+        Ok(Some(Ok(row))) => {
+            if !kept && row.multipart_id.is_some() {
+                // Trying again would begin anew: the parts at the store help nobody.
+                let _ = core.journal.restart_multipart(id, true, core.now_ms()).await;
+            }
+            finish(core, &row).await;
+        }
+        Ok(_) => core.queue().remove(id),
+        Err(why) => put_aside(core, id, &waiting(why.to_string())),
+    }
+}
+
+fn put_aside(core: &Core, id: Ulid, wait: &Wait) {
+    tracing::info!(reason = ?wait.reason, failure = wait.failure.reason, "waits");
+    metrics().upload_entered(UploadStateLabel::Waiting);
+    let mut attempts = 0;
+    core.amend(id, |note| {
+        note.failure = Some(wait.failure.clone());
+        note.attempts = note.attempts.saturating_add(u32::from(wait.counts));
+        attempts = note.attempts;
+    });
+    let now = core.clock.boot();
+    {
+        let mut queue = core.queue();
+        match wait.scope {
+            Scope::Upload => {
+                let until = now + core.backoff(queue.failures(id));
+                queue.delay(id, wait.reason, until);
+            }
+            Scope::UploadFor(time) => queue.delay(id, wait.reason, now + time),
+            Scope::Lane => queue.hold(id, wait.reason, |_| None),
+            Scope::LaneFor(time) => queue.hold(id, wait.reason, |_| Some(now + time)),
+            Scope::Destination => queue.gate(id, wait.reason, |failures| now + core.backoff(failures)),
+        }
+    }
+    core.refresh_all();
+    let shown = core.queue().state(id, now);
+    debug_assert!(!matches!(shown, Some(UploadState::Running)), "put aside, and running all the same");
+}

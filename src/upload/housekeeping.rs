@@ -1,0 +1,101 @@
+//! What must be done now and then: streams that nobody went on with, receipts that are too old, multipart uploads that
+//! are to be aborted, and the gauges.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::Core;
+use super::journal::Abort;
+use super::manager::stop;
+use crate::store::{StoreErrorKind as Kind, Target};
+use crate::telemetry::metrics::metrics;
+
+const ROUND: Duration = Duration::from_secs(60);
+/// The bucket's lifecycle rule removes unfinished multipart uploads after 7 days: older ones are left to it.
+const ABORT_MAX_AGE_MS: i64 = 6 * 86_400_000;
+const ABORTS_PER_ROUND: u32 = 64;
+
+/// Runs until the daemon stops.
+pub(super) async fn run(core: Arc<Core>) {
+    while !core.stopping.is_cancelled() {
+        sweep(&core).await;
+        tokio::select! {
+            () = core.stopping.cancelled() => {}
+            () = core.aborts.notified() => {}
+            () = tokio::time::sleep(ROUND) => {}
+        }
+    }
+}
+
+/// One round.
+pub(super) async fn sweep(core: &Core) {
+    let now_ms = core.now_ms();
+    let ago = |seconds: u64| now_ms.saturating_sub(i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX));
+    match core.journal.idle_streams(ago(core.config.receiving_idle_max_s)).await {
+        Ok(idle) => {
+            for id in idle {
+                // One that is being sent now only had nothing synced for a while.
+                if core.receiving().contains_key(&id) {
+                    continue;
+                }
+                let why = "its stream did not go on: upload it again";
+                if let Err(why) = stop(core, id, Some(why)).await {
+                    tracing::warn!(upload = %id, %why, "cannot drop an abandoned stream");
+                }
+            }
+        }
+        Err(why) => tracing::warn!(%why, "cannot look for abandoned streams"),
+    }
+    if let Err(why) = core.journal.expire_receipts(ago(core.config.receipt_retention_s)).await {
+        tracing::warn!(%why, "cannot remove old receipts");
+    }
+    abort_all(core, now_ms).await;
+    metrics().spool_now(core.spool.used_bytes(None), core.spool.free_bytes());
+}
+
+async fn abort_all(core: &Core, now_ms: i64) {
+    let aborts = match core.journal.aborts(ABORTS_PER_ROUND).await {
+        Ok(aborts) => aborts,
+        Err(why) => return tracing::warn!(%why, "cannot look for multipart uploads to abort"),
+    };
+    for abort in aborts {
+        if core.stopping.is_cancelled() {
+            return;
+        }
+        let too_old = now_ms.saturating_sub(abort.create_ms) > ABORT_MAX_AGE_MS;
+        if too_old || is_settled(core, &abort).await {
+            if too_old {
+                tracing::info!("an unfinished multipart upload is left to the bucket's lifecycle rule");
+            }
+            if let Err(why) = core.journal.abort_done(abort.id).await {
+                tracing::warn!(%why, "cannot forget an abort");
+            }
+        }
+    }
+}
+
+/// True where the abort is done, or this role will never be allowed to do it.
+async fn is_settled(core: &Core, abort: &Abort) -> bool {
+    let Some(destination) = core.destination(&abort.destination) else { return false };
+    let Ok(signer) = core.tenants.signer(abort.owner_uid, &abort.identity, &abort.identity_id).await else {
+        return false;
+    };
+    let target = Target {
+        key: abort.key.clone(),
+        content_type: String::new(),
+        metadata: std::collections::BTreeMap::new(),
+        if_none_match: false,
+        total_bytes: 0,
+        crc64nvme: None,
+    };
+    let work = destination.store.abort(&signer, &target, &abort.multipart_id);
+    let timeout = Duration::from_millis(core.config.stall_timeout_ms);
+    match tokio::time::timeout(timeout, work).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "abort failed");
+            matches!(error.kind, Kind::NoSuchUpload | Kind::AccessDenied | Kind::Unsupported | Kind::Refused)
+        }
+        Err(_) => false,
+    }
+}

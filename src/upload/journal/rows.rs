@@ -1,0 +1,585 @@
+//! One row per upload, and every write that moves it on.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension as _, named_params, params};
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+use super::{Journal, JournalError, aborts};
+use crate::session::SessionId;
+use crate::store::{PartReceipt, Stored};
+use crate::upload::source::Fingerprint;
+use crate::upload::state::{Event, Phase};
+use crate::upload::{KeyPolicy, OnDenied, Priority, UploadFailure, UploadSpec, UploadState, failure};
+
+/// One upload, as it is on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its id.
+    pub id: Ulid,
+    /// Who owns it.
+    pub owner_uid: u32,
+    /// The session it was accepted for.
+    pub session: SessionId,
+    /// The session's identity.
+    pub identity: String,
+    /// Pinned: no other identity id ever signs this upload.
+    pub identity_id: String,
+    /// The destination's name.
+    pub destination: String,
+    /// The bucket.
+    pub bucket: String,
+    /// The whole key.
+    pub key: String,
+    /// What else was asked for.
+    pub spec: StoredSpec,
+    /// SHA-256 of the spec as the caller gave it.
+    pub spec_hash: [u8; 32],
+    /// Where the bytes are.
+    pub source: Source,
+    /// How far it got.
+    pub phase: Phase,
+    /// Bytes that are synced.
+    pub received_bytes: u64,
+    /// CRC64NVME of those.
+    pub received_crc: u64,
+    /// All bytes, once known.
+    pub total_bytes: Option<u64>,
+    /// CRC64NVME of all bytes, once known.
+    pub crc64nvme: Option<u64>,
+    /// SHA-256 of all bytes, where the caller proved it.
+    pub sha256: Option<[u8; 32]>,
+    /// The fixed part size of the multipart upload.
+    pub part_bytes: Option<u64>,
+    /// The store's id of the multipart upload.
+    pub multipart_id: Option<String>,
+    /// A write was sent whose outcome may not be known.
+    pub in_doubt: bool,
+    /// How many times sending was begun again.
+    pub attempts: u32,
+    /// What went wrong last.
+    pub failure: Option<UploadFailure>,
+    /// The ETag, once stored.
+    pub etag: Option<String>,
+    /// The version, once stored in a versioned bucket.
+    pub version_id: Option<String>,
+    /// When it was accepted.
+    pub create_ms: i64,
+    /// When it last changed.
+    pub update_ms: i64,
+}
+
+/// What of the spec is needed after acceptance.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StoredSpec {
+    /// The Content-Type.
+    pub content_type: String,
+    /// The caller's metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// `KeyPolicy::Unique`.
+    pub unique: bool,
+    /// May replace an object.
+    pub overwrite: bool,
+    /// 0 is first.
+    pub priority: u8,
+    /// `OnDenied::Wait`.
+    pub waits_when_denied: bool,
+}
+
+impl StoredSpec {
+    /// What of `spec` is needed later.
+    pub fn of(spec: &UploadSpec) -> Self {
+        Self {
+            content_type: spec.content_type.clone().unwrap_or_else(|| "application/octet-stream".into()),
+            metadata: spec.metadata.clone(),
+            unique: spec.key_policy == KeyPolicy::Unique,
+            overwrite: spec.overwrite,
+            priority: match spec.priority {
+                Priority::Interactive => 0,
+                Priority::Normal => 1,
+                Priority::Background => 2,
+            },
+            waits_when_denied: spec.on_denied == OnDenied::Wait,
+        }
+    }
+}
+
+/// Where the bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// In the spool, under the upload's id.
+    Spool,
+    /// A file of the device.
+    File {
+        /// The configured root.
+        root: PathBuf,
+        /// The path beneath it.
+        relative: PathBuf,
+        /// What the file was when it was accepted.
+        fingerprint: Fingerprint,
+    },
+}
+
+/// What the scheduler needs of an upload that is to be sent.
+#[derive(Debug, Clone)]
+pub struct Unfinished {
+    /// Its id.
+    pub id: Ulid,
+    /// Who owns it.
+    pub owner_uid: u32,
+    /// Whose credentials sign it.
+    pub identity_id: String,
+    /// The destination's name.
+    pub destination: String,
+    /// 0 is first.
+    pub priority: u8,
+}
+
+/// Bytes in the spool, by owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The upload.
+    pub id: Ulid,
+    /// Its owner.
+    pub owner_uid: u32,
+    /// How far it got.
+    pub phase: Phase,
+    /// Synced bytes.
+    pub received_bytes: u64,
+}
+
+fn blob(id: Ulid) -> [u8; 16] {
+    id.to_bytes()
+}
+
+/// SQLite's integers are signed; sizes stay below 49 TiB.
+fn size(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// All 64 bits of a checksum count.
+fn bits(crc: u64) -> i64 {
+    crc.cast_signed()
+}
+
+fn json<T: for<'de> Deserialize<'de>>(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|why| bad(why.to_string()))
+}
+
+fn bad(why: String) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Text, why.into())
+}
+
+fn phase(row: &rusqlite::Row<'_>) -> rusqlite::Result<Phase> {
+    let code: u8 = row.get("phase")?;
+    Phase::from_code(code).ok_or_else(|| bad(format!("phase {code} is unknown")))
+}
+
+fn optional_size(row: &rusqlite::Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(i64::cast_unsigned))
+}
+
+fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    let reason: Option<String> = row.get("failure")?;
+    let text: Option<String> = row.get("failure_text")?;
+    Ok(Row {
+        id: Ulid::from_bytes(row.get("id")?),
+        owner_uid: row.get("owner_uid")?,
+        session: SessionId(row.get("session")?),
+        identity: row.get("identity")?,
+        identity_id: row.get("identity_id")?,
+        destination: row.get("destination")?,
+        bucket: row.get("bucket")?,
+        key: row.get("object_key")?,
+        spec: json(row, "spec")?,
+        spec_hash: row.get("spec_hash")?,
+        source: json(row, "source")?,
+        phase: phase(row)?,
+        received_bytes: row.get::<_, i64>("received_bytes")?.cast_unsigned(),
+        received_crc: row.get::<_, i64>("received_crc")?.cast_unsigned(),
+        total_bytes: optional_size(row, "total_bytes")?,
+        crc64nvme: optional_size(row, "crc64nvme")?,
+        sha256: row.get("sha256")?,
+        part_bytes: optional_size(row, "part_bytes")?,
+        multipart_id: row.get("multipart_id")?,
+        in_doubt: row.get("in_doubt")?,
+        attempts: row.get("attempts")?,
+        failure: reason.map(|reason| failure::failure(failure::reason(&reason), text.unwrap_or_default())),
+        etag: row.get("etag")?,
+        version_id: row.get("version_id")?,
+        create_ms: row.get("create_ms")?,
+        update_ms: row.get("update_ms")?,
+    })
+}
+
+fn find(connection: &Connection, id: Ulid) -> rusqlite::Result<Option<Row>> {
+    let mut query = connection.prepare_cached("SELECT * FROM uploads WHERE id = ?")?;
+    query.query_row([blob(id)], read_row).optional()
+}
+
+/// Writes everything that may change.
+fn store(connection: &Connection, row: &Row) -> rusqlite::Result<()> {
+    let mut update = connection.prepare_cached(
+        "UPDATE uploads SET phase = :phase, received_bytes = :received, received_crc = :received_crc,
+            total_bytes = :total, crc64nvme = :crc, sha256 = :sha256, part_bytes = :part_bytes,
+            multipart_id = :multipart_id, in_doubt = :in_doubt, attempts = :attempts, failure = :failure,
+            failure_text = :failure_text, etag = :etag, version_id = :version_id, update_ms = :update_ms
+         WHERE id = :id",
+    )?;
+    update.execute(named_params! {
+        ":id": blob(row.id),
+        ":phase": row.phase.code(),
+        ":received": size(row.received_bytes),
+        ":received_crc": bits(row.received_crc),
+        ":total": row.total_bytes.map(size),
+        ":crc": row.crc64nvme.map(bits),
+        ":sha256": row.sha256,
+        ":part_bytes": row.part_bytes.map(size),
+        ":multipart_id": row.multipart_id,
+        ":in_doubt": row.in_doubt,
+        ":attempts": row.attempts,
+        ":failure": row.failure.as_ref().map(|failure| failure.reason),
+        ":failure_text": row.failure.as_ref().map(|failure| &failure.message),
+        ":etag": row.etag,
+        ":version_id": row.version_id,
+        ":update_ms": row.update_ms,
+    })?;
+    Ok(())
+}
+
+impl Journal {
+    /// Writes a new upload, unless its id is taken: then answers the one that is there.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub async fn insert(&self, row: Row) -> Result<Option<Row>, JournalError> {
+        self.write(move |connection| {
+            if let Some(there) = find(connection, row.id)? {
+                return Ok(Some(there));
+            }
+            let text = |value: serde_json::Result<String>| value.map_err(|why| bad(why.to_string()));
+            let mut insert = connection.prepare_cached(
+                "INSERT INTO uploads (id, owner_uid, session, identity, identity_id, destination, bucket, object_key,
+                    spec, spec_hash, source, phase, received_bytes, received_crc, create_ms, update_ms)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?)",
+            )?;
+            insert.execute(params![
+                blob(row.id),
+                row.owner_uid,
+                row.session.0,
+                row.identity,
+                row.identity_id,
+                row.destination,
+                row.bucket,
+                row.key,
+                text(serde_json::to_string(&row.spec))?,
+                row.spec_hash,
+                text(serde_json::to_string(&row.source))?,
+                row.phase.code(),
+                row.create_ms,
+                row.update_ms,
+            ])?;
+            store(connection, &row)?;
+            Ok(None)
+        })
+        .await
+    }
+
+    /// One upload.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read.
+    pub async fn find(&self, id: Ulid) -> Result<Option<Row>, JournalError> {
+        self.read(move |connection| find(connection, id)).await
+    }
+
+    /// Changes an upload; answers it as it is afterwards, `None` where it is gone.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub async fn change(
+        &self,
+        id: Ulid,
+        now_ms: i64,
+        change: impl FnOnce(&mut Row) + Send + 'static,
+    ) -> Result<Option<Row>, JournalError> {
+        self.write(move |connection| {
+            let Some(mut row) = find(connection, id)? else { return Ok(None) };
+            change(&mut row);
+            row.update_ms = now_ms;
+            store(connection, &row)?;
+            Ok(Some(row))
+        })
+        .await
+    }
+
+    /// Moves an upload on, and changes it with that. Where `event` cannot happen in its phase, nothing changes and the
+    /// row as it is comes back as `Err`. A multipart upload that nobody completes any more is noted for abortion.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub async fn advance(
+        &self,
+        id: Ulid,
+        event: Event,
+        now_ms: i64,
+        change: impl FnOnce(&mut Row) + Send + 'static,
+    ) -> Result<Option<Result<Row, Row>>, JournalError> {
+        self.write(move |connection| {
+            let Some(mut row) = find(connection, id)? else { return Ok(None) };
+            let Some(phase) = row.phase.after(event) else { return Ok(Some(Err(row))) };
+            row.phase = phase;
+            change(&mut row);
+            row.update_ms = now_ms;
+            if matches!(phase, Phase::Succeeded | Phase::Cancelled) {
+                if let Some(multipart_id) = row.multipart_id.take() {
+                    aborts::note(connection, &row, &multipart_id, now_ms)?;
+                }
+                drop_parts(connection, id)?;
+            }
+            store(connection, &row)?;
+            Ok(Some(Ok(row)))
+        })
+        .await
+    }
+
+    /// The upload is in the store.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub async fn stored(
+        &self,
+        id: Ulid,
+        stored: Stored,
+        crc64nvme: Option<u64>,
+        completed_multipart: bool,
+        now_ms: i64,
+    ) -> Result<Option<Result<Row, Row>>, JournalError> {
+        self.advance(id, Event::Store, now_ms, move |row| {
+            row.etag = stored.etag;
+            row.version_id = stored.version_id;
+            row.crc64nvme = row.crc64nvme.or(crc64nvme);
+            row.failure = None;
+            row.in_doubt = false;
+            if completed_multipart {
+                // It is an object now: there is nothing left to abort.
+                row.multipart_id = None;
+            }
+        })
+        .await
+    }
+
+    /// A part is in the store.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub async fn part_done(&self, id: Ulid, part: PartReceipt) -> Result<(), JournalError> {
+        self.write(move |connection| {
+            let mut insert = connection.prepare_cached(
+                "INSERT OR REPLACE INTO parts (upload, number, etag, size_bytes, crc64nvme) VALUES (?, ?, ?, ?, ?)",
+            )?;
+            let crc = bits(part.crc64nvme.unwrap_or_default());
+            insert.execute(params![blob(id), part.number, part.etag, size(part.size_bytes), crc]).map(|_| ())
+        })
+        .await
+    }
+
+    /// The parts that are in the store, by number.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read.
+    pub async fn parts(&self, id: Ulid) -> Result<Vec<PartReceipt>, JournalError> {
+        self.read(move |connection| {
+            let mut query = connection.prepare_cached("SELECT * FROM parts WHERE upload = ? ORDER BY number")?;
+            let rows = query.query_map([blob(id)], |row| {
+                Ok(PartReceipt {
+                    number: row.get("number")?,
+                    etag: row.get("etag")?,
+                    size_bytes: row.get::<_, i64>("size_bytes")?.cast_unsigned(),
+                    crc64nvme: Some(row.get::<_, i64>("crc64nvme")?.cast_unsigned()),
+                })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Forgets the multipart upload, so that another one is begun; notes the old one for abortion where the store may
+    /// still have it.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub async fn restart_multipart(&self, id: Ulid, abort: bool, now_ms: i64) -> Result<(), JournalError> {
+        self.write(move |connection| {
+            let Some(mut row) = find(connection, id)? else { return Ok(()) };
+            if let Some(multipart_id) = row.multipart_id.take().filter(|_| abort) {
+                aborts::note(connection, &row, &multipart_id, now_ms)?;
+            }
+            row.update_ms = now_ms;
+            drop_parts(connection, id)?;
+            store(connection, &row)
+        })
+        .await
+    }
+
+    /// A page of a uid's uploads, newest first, older than `before`, in one of `phases`.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read.
+    pub async fn page(
+        &self,
+        owner_uid: u32,
+        session: Option<SessionId>,
+        phases: Vec<Phase>,
+        before: Option<Ulid>,
+        limit: usize,
+    ) -> Result<Vec<Row>, JournalError> {
+        self.read(move |connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT * FROM uploads WHERE owner_uid = :uid AND id < :before
+                    AND (:session IS NULL OR session = :session) AND (1 << phase) & :phases
+                 ORDER BY id DESC LIMIT :limit",
+            )?;
+            let phases = phases.iter().fold(0_i64, |mask, phase| mask | 1 << phase.code());
+            let rows = query.query_map(
+                named_params! {
+                    ":uid": owner_uid,
+                    ":before": blob(before.unwrap_or(Ulid::max())),
+                    ":session": session.map(|session| session.0),
+                    ":phases": phases,
+                    ":limit": i64::try_from(limit).unwrap_or(i64::MAX),
+                },
+                read_row,
+            )?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Everything that is to be sent, oldest first.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read.
+    pub async fn pending(&self) -> Result<Vec<Unfinished>, JournalError> {
+        self.read(|connection| {
+            let mut query = connection.prepare(
+                "SELECT id, owner_uid, identity_id, destination, json_extract(spec, '$.priority') AS priority
+                 FROM uploads WHERE phase = 1 ORDER BY id",
+            )?;
+            let rows = query.query_map([], |row| {
+                Ok(Unfinished {
+                    id: Ulid::from_bytes(row.get("id")?),
+                    owner_uid: row.get("owner_uid")?,
+                    identity_id: row.get("identity_id")?,
+                    destination: row.get("destination")?,
+                    priority: row.get("priority")?,
+                })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// The unfinished uploads of a session.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read.
+    pub async fn unfinished_of(&self, session: SessionId) -> Result<Vec<Ulid>, JournalError> {
+        self.read(move |connection| {
+            let mut query = connection
+                .prepare_cached("SELECT id FROM uploads WHERE phase IN (0, 1) AND session = ? ORDER BY id")?;
+            let ids = query.query_map([session.0], |row| Ok(Ulid::from_bytes(row.get(0)?)))?;
+            ids.collect()
+        })
+        .await
+    }
+
+    /// Every upload that may have a file in the spool.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read.
+    pub async fn spooled(&self) -> Result<Vec<Usage>, JournalError> {
+        self.read(|connection| {
+            let mut query = connection.prepare(
+                r#"SELECT id, owner_uid, phase, received_bytes FROM uploads WHERE phase IN (0, 1, 3) AND source = '"Spool"'"#,
+            )?;
+            let rows = query.query_map([], |row| {
+                Ok(Usage {
+                    id: Ulid::from_bytes(row.get("id")?),
+                    owner_uid: row.get("owner_uid")?,
+                    phase: phase(row)?,
+                    received_bytes: row.get::<_, i64>("received_bytes")?.cast_unsigned(),
+                })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Streams that nobody went on with since `before_ms`.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read.
+    pub async fn idle_streams(&self, before_ms: i64) -> Result<Vec<Ulid>, JournalError> {
+        self.read(move |connection| {
+            let mut query = connection.prepare_cached("SELECT id FROM uploads WHERE phase = 0 AND update_ms < ?")?;
+            let ids = query.query_map([before_ms], |row| Ok(Ulid::from_bytes(row.get(0)?)))?;
+            ids.collect()
+        })
+        .await
+    }
+
+    /// Forgets receipts of uploads that ended before `before_ms`. A failed one whose bytes lie in the spool stays: they
+    /// may be the only copy.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub async fn expire_receipts(&self, before_ms: i64) -> Result<usize, JournalError> {
+        self.write(move |connection| {
+            let mut note = connection.prepare_cached(
+                r#"INSERT INTO aborts (owner_uid, identity, identity_id, destination, object_key, multipart_id, create_ms)
+                   SELECT owner_uid, identity, identity_id, destination, object_key, multipart_id, update_ms FROM uploads
+                   WHERE update_ms < ? AND phase = 3 AND source <> '"Spool"' AND multipart_id IS NOT NULL"#,
+            )?;
+            note.execute([before_ms])?;
+            let mut delete = connection.prepare_cached(
+                r#"DELETE FROM uploads WHERE update_ms < ?
+                    AND (phase IN (2, 4) OR (phase = 3 AND source <> '"Spool"'))"#,
+            )?;
+            delete.execute([before_ms])
+        })
+        .await
+    }
+
+    /// How many uploads are in each phase, of one uid or of all.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read.
+    pub async fn counts(&self, uid: Option<u32>) -> Result<BTreeMap<&'static str, u64>, JournalError> {
+        self.read(move |connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT phase, count(*) AS count FROM uploads WHERE :uid IS NULL OR owner_uid = :uid GROUP BY phase",
+            )?;
+            let rows = query.query_map(named_params! { ":uid": uid }, |row| {
+                Ok((phase(row)?, row.get::<_, i64>("count")?.cast_unsigned()))
+            })?;
+            rows.map(|row| row.map(|(phase, count)| (crate::upload::state::name(phase.shown()), count))).collect()
+        })
+        .await
+    }
+}
+
+fn drop_parts(connection: &Connection, id: Ulid) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM parts WHERE upload = ?")?.execute([blob(id)]).map(|_| ())
+}
+
+/// What is shown of a row where nothing more is known than the journal says.
+impl From<&Row> for UploadState {
+    fn from(row: &Row) -> Self {
+        row.phase.shown()
+    }
+}

@@ -1,0 +1,99 @@
+//! The journal's tables and how an older file becomes a newer one.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// How long a connection waits for the other one (a checkpoint).
+pub(super) const BUSY: Duration = Duration::from_secs(5);
+
+/// One step per version; the file's `user_version` says how many it has taken. Steps are never changed, only added.
+const STEPS: [&str; 1] = [r"
+CREATE TABLE uploads (
+    id             BLOB PRIMARY KEY,  -- the ULID's 16 bytes: sorts by time
+    owner_uid      INTEGER NOT NULL,
+    session        TEXT NOT NULL,
+    identity       TEXT NOT NULL,
+    identity_id    TEXT NOT NULL,     -- pinned: no other identity id ever signs this upload
+    destination    TEXT NOT NULL,
+    bucket         TEXT NOT NULL,
+    object_key     TEXT NOT NULL,
+    spec           TEXT NOT NULL,     -- JSON
+    spec_hash      BLOB NOT NULL,
+    source         TEXT NOT NULL,     -- JSON
+    phase          INTEGER NOT NULL,
+    received_bytes INTEGER NOT NULL,
+    received_crc   INTEGER NOT NULL,
+    total_bytes    INTEGER,
+    crc64nvme      INTEGER,
+    sha256         BLOB,
+    part_bytes     INTEGER,
+    multipart_id   TEXT,
+    in_doubt       INTEGER NOT NULL DEFAULT 0,
+    attempts       INTEGER NOT NULL DEFAULT 0,
+    failure        TEXT,
+    failure_text   TEXT,
+    etag           TEXT,
+    version_id     TEXT,
+    create_ms      INTEGER NOT NULL,
+    update_ms      INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX uploads_of_uid ON uploads (owner_uid, id);
+CREATE INDEX uploads_unfinished ON uploads (phase) WHERE phase IN (0, 1, 3);
+
+CREATE TABLE parts (
+    upload     BLOB NOT NULL REFERENCES uploads (id) ON DELETE CASCADE,
+    number     INTEGER NOT NULL,
+    etag       TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    crc64nvme  INTEGER NOT NULL,
+    PRIMARY KEY (upload, number)
+) WITHOUT ROWID;
+
+CREATE TABLE aborts (
+    id           INTEGER PRIMARY KEY,
+    owner_uid    INTEGER NOT NULL,
+    identity     TEXT NOT NULL,
+    identity_id  TEXT NOT NULL,
+    destination  TEXT NOT NULL,
+    object_key   TEXT NOT NULL,
+    multipart_id TEXT NOT NULL,
+    create_ms    INTEGER NOT NULL
+);
+"];
+
+/// Brings the file up to this version.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), String> {
+    let known = STEPS.len();
+    let version: usize = connection
+        .pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))
+        .map_err(|why| format!("cannot be read: {why}"))?
+        .try_into()
+        .unwrap_or(usize::MAX);
+    if version > known {
+        return Err(format!(
+            "is of version {version}, this daemon knows versions up to {known}: install the newer daemon again"
+        ));
+    }
+    for (index, step) in STEPS.iter().enumerate().skip(version) {
+        let taken = (|| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute_batch(step)?;
+            transaction.pragma_update(None, "user_version", u32::try_from(index + 1).unwrap_or(u32::MAX))?;
+            transaction.commit()
+        })();
+        taken.map_err(|why| format!("step {} of the migration failed: {why}", index + 1))?;
+    }
+    Ok(())
+}
+
+/// Looks for damage.
+pub(super) fn quick_check(connection: &Connection) -> Result<(), String> {
+    let found: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|why| format!("cannot be checked: {why}: restore it, or move the state directory away"))?;
+    if found == "ok" {
+        return Ok(());
+    }
+    Err(format!("is damaged ({found}): restore it, or move the state directory away; spooled bytes lie in spool/"))
+}

@@ -1,0 +1,184 @@
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use super::*;
+use crate::session::SessionId;
+use crate::store::{PartReceipt, Stored};
+use crate::upload::state::{Event, Phase};
+use crate::upload::{Ulid, UploadError, failure};
+
+fn open(root: &Path) -> Result<Journal, StartError> {
+    Journal::open(Arc::new(StateDir::open(root)?))
+}
+
+fn row(id: Ulid) -> Row {
+    Row {
+        id,
+        owner_uid: 1000,
+        session: SessionId("s".into()),
+        identity: "app".into(),
+        identity_id: "us-east-1:1".into(),
+        destination: "photos".into(),
+        bucket: "app-photos".into(),
+        key: "users/us-east-1:1/cat.jpg".into(),
+        spec: StoredSpec { content_type: "image/jpeg".into(), unique: true, priority: 1, ..StoredSpec::default() },
+        spec_hash: [7; 32],
+        source: Source::Spool,
+        phase: Phase::Receiving,
+        received_bytes: 0,
+        received_crc: u64::MAX,
+        total_bytes: None,
+        crc64nvme: None,
+        sha256: None,
+        part_bytes: None,
+        multipart_id: None,
+        in_doubt: false,
+        attempts: 0,
+        failure: None,
+        etag: None,
+        version_id: None,
+        create_ms: 1,
+        update_ms: 1,
+    }
+}
+
+fn id(number: u128) -> Ulid {
+    Ulid::from_parts(1_700_000_000_000, number)
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_reopening() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = open(root.path()).unwrap();
+    assert_eq!(journal.insert(row(id(1))).await.unwrap(), None);
+    assert_eq!(journal.insert(row(id(1))).await.unwrap(), Some(row(id(1))), "the first one stays");
+    let finished = journal
+        .advance(id(1), Event::Finish, 5, |row| {
+            row.total_bytes = Some(9);
+            row.crc64nvme = Some(u64::MAX - 1);
+            row.sha256 = Some([3; 32]);
+            row.multipart_id = Some("multi".into());
+            row.part_bytes = Some(5);
+            row.failure = Some(failure::failure(failure::OFFLINE, "no link"));
+        })
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    let part = PartReceipt { number: 2, etag: "\"e\"".into(), size_bytes: 4, crc64nvme: Some(u64::MAX) };
+    journal.part_done(id(1), part.clone()).await.unwrap();
+    // Dropped without a word, as a crash would.
+    drop(journal);
+    let journal = reopened(root.path()).await;
+    assert_eq!(journal.find(id(1)).await.unwrap(), Some(finished));
+    assert_eq!(journal.parts(id(1)).await.unwrap(), [part]);
+    assert_eq!(journal.pending().await.unwrap().len(), 1);
+}
+
+/// The lock goes when the writing thread has ended, which happens by itself after the last clone.
+async fn reopened(root: &Path) -> Journal {
+    loop {
+        match open(root) {
+            Err(StartError::Locked { .. }) => tokio::task::yield_now().await,
+            other => return other.unwrap(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_end_forgets_parts_and_notes_the_abort() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = open(root.path()).unwrap();
+    for number in 1..=2 {
+        journal
+            .insert(Row { phase: Phase::Pending, multipart_id: Some("multi".into()), ..row(id(number)) })
+            .await
+            .unwrap();
+        let part = PartReceipt { number: 1, etag: String::new(), size_bytes: 4, crc64nvme: None };
+        journal.part_done(id(number), part).await.unwrap();
+    }
+    journal.advance(id(1), Event::Cancel, 5, |_| {}).await.unwrap().unwrap().unwrap();
+    journal.stored(id(2), Stored::default(), Some(1), true, 6).await.unwrap().unwrap().unwrap();
+    let aborts = journal.aborts(10).await.unwrap();
+    assert_eq!(aborts.len(), 1, "a completed multipart upload is not aborted");
+    assert_eq!((aborts[0].multipart_id.as_str(), aborts[0].identity_id.as_str()), ("multi", "us-east-1:1"));
+    assert!(journal.parts(id(1)).await.unwrap().is_empty());
+    let late = journal.advance(id(2), Event::Cancel, 7, |_| {}).await.unwrap().unwrap();
+    assert_eq!(late.unwrap_err().phase, Phase::Succeeded, "a finished upload is not cancelled");
+    journal.abort_done(aborts[0].id).await.unwrap();
+    assert!(journal.aborts(10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn one_bad_write_undoes_only_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = open(root.path()).unwrap();
+    let bad = journal.write(|connection| {
+        connection.execute("INSERT INTO aborts VALUES (1, 1, '', '', '', '', '', 1)", [])?;
+        connection.execute("INSERT INTO nowhere VALUES (1)", [])
+    });
+    let (bad, good) = tokio::join!(bad, journal.insert(row(id(1))));
+    assert!(bad.unwrap_err().to_string().contains("nowhere"));
+    good.unwrap();
+    assert!(journal.aborts(10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn pages_receipts_and_counts() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = open(root.path()).unwrap();
+    for number in 1..=5 {
+        let phase = if number % 2 == 0 { Phase::Failed } else { Phase::Succeeded };
+        journal.insert(Row { phase, update_ms: number as i64, ..row(id(number)) }).await.unwrap();
+    }
+    journal.insert(Row { owner_uid: 7, ..row(id(9)) }).await.unwrap();
+    let all = Phase::ALL.to_vec();
+    let first = journal.page(1000, None, all.clone(), None, 2).await.unwrap();
+    assert_eq!(first.iter().map(|row| row.id).collect::<Vec<_>>(), [id(5), id(4)]);
+    let rest = journal.page(1000, None, all.clone(), Some(id(4)), 9).await.unwrap();
+    assert_eq!(rest.iter().map(|row| row.id).collect::<Vec<_>>(), [id(3), id(2), id(1)]);
+    assert_eq!(journal.page(1000, None, vec![Phase::Failed], None, 9).await.unwrap().len(), 2);
+    assert!(journal.page(1000, Some(SessionId("other".into())), all, None, 9).await.unwrap().is_empty());
+    assert_eq!(journal.counts(Some(1000)).await.unwrap()["SUCCEEDED"], 3);
+    assert_eq!(journal.expire_receipts(4).await.unwrap(), 2, "failed ones with bytes in the spool stay");
+    assert_eq!(journal.counts(None).await.unwrap()["FAILED"], 2);
+    assert_eq!(journal.idle_streams(2).await.unwrap(), [id(9)]);
+}
+
+#[test]
+fn a_newer_file_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let file = Connection::open(root.path().join("journal.db")).unwrap();
+    file.pragma_update(None, "user_version", 99).unwrap();
+    drop(file);
+    let error = open(root.path()).unwrap_err();
+    assert!(error.to_string().contains("version 99"), "{error}");
+}
+
+#[test]
+fn a_damaged_file_is_found_after_an_unclean_stop() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(root.path()).unwrap();
+    std::fs::write(root.path().join("running"), "").unwrap();
+    std::fs::write(
+        root.path().join("journal.db"),
+        "this is no database at all, and long enough to be looked at".repeat(99),
+    )
+    .unwrap();
+    let error = open(root.path()).unwrap_err();
+    assert!(matches!(error, StartError::Journal { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_is_written_once_trust_is_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let state_dir = Arc::new(StateDir::open(root.path()).unwrap());
+    let journal = Journal::open(Arc::clone(&state_dir)).unwrap();
+    journal.insert(row(id(1))).await.unwrap();
+    state_dir.distrust("fsync failed");
+    let error: UploadError = journal.insert(row(id(2))).await.unwrap_err().into();
+    assert!(matches!(error, UploadError::Storage(_)), "{error}");
+    assert!(journal.find(id(1)).await.unwrap().is_some(), "reading goes on");
+    assert!(journal.find(id(2)).await.unwrap().is_none());
+}

@@ -1,0 +1,328 @@
+//! One store call, with everything that may be repeated without asking anybody: fresh credentials, another signature
+//! time, the attempts of a part.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tracing::Instrument as _;
+
+use super::{Ended, Scope, Transfer, Wait};
+use crate::session::SessionError;
+use crate::store::{
+    ObjectHead, Outcome, PartBody, PartReceipt, Progress, Signer, StoreError, StoreErrorKind as Kind, Stored,
+};
+use crate::telemetry::metrics::{Outcome as Label, metrics};
+use crate::upload::{UploadFailure, WaitReason, failure};
+
+/// What is asked of the store.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Request<'a> {
+    Put(&'a PartBody),
+    Create,
+    Part { multipart_id: &'a str, number: u32, body: &'a PartBody },
+    Complete { multipart_id: &'a str, parts: &'a [PartReceipt] },
+    Head,
+}
+
+/// What it answered.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Stored(Stored),
+    MultipartId(String),
+    Part(PartReceipt),
+    Head(Option<ObjectHead>),
+}
+
+/// Why a call did not come to an answer.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The upload's attempt is over.
+    Ended(Ended),
+    /// What this means depends on the operation.
+    Store(StoreError),
+}
+
+/// How long a denial is taken for one of credentials that are too old, where they cannot be renewed yet. A little longer
+/// than the shortest time between two renewals, so that an upgrade made just now is seen.
+const DENIED_PATIENCE: Duration = Duration::from_secs(40);
+const DENIED_RECHECK: Duration = Duration::from_secs(5);
+/// How long the store has to be quiet about a configuration of ours before the session is asked again.
+const CONFIGURATION_RECHECK: Duration = Duration::from_secs(60);
+
+impl<'a> Request<'a> {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Put(_) => "PutObject",
+            Self::Create => "CreateMultipartUpload",
+            Self::Part { .. } => "UploadPart",
+            Self::Complete { .. } => "CompleteMultipartUpload",
+            Self::Head => "HeadObject",
+        }
+    }
+
+    /// The object may be visible afterwards.
+    fn publishes(self) -> bool {
+        matches!(self, Self::Put(_) | Self::Complete { .. })
+    }
+
+    fn body(self) -> Option<&'a PartBody> {
+        match self {
+            Self::Put(body) | Self::Part { body, .. } => Some(body),
+            _ => None,
+        }
+    }
+}
+
+impl Transfer {
+    /// Makes a call; what comes back as `Stop::Store` is neither the network's nor the credentials' fault.
+    pub(super) async fn call(&self, request: Request<'_>) -> Result<Reply, Stop> {
+        let mut tries = 0;
+        let (mut renewed, mut denied, mut skews) = (false, false, 0);
+        loop {
+            if self.core.stopping.is_cancelled() || self.running.cancel.is_cancelled() {
+                return Err(Stop::Ended(Ended::Stopped));
+            }
+            let signer = self.signer().await?;
+            let error = match self.attempt(request, &signer).await? {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            tracing::debug!(upload = %self.row.id, %error, kind = ?error.kind, outcome = ?error.outcome, "store call failed");
+            if error.outcome == Outcome::Unknown && request.publishes() {
+                self.in_doubt.store(true, Ordering::Relaxed);
+            }
+            match error.kind {
+                Kind::Offline => {
+                    return Err(wait(WaitReason::Offline, Scope::Destination, failure::OFFLINE, &error, false));
+                }
+                Kind::Clock => return Err(wait(WaitReason::Clock, Scope::Destination, failure::CLOCK, &error, false)),
+                // Whoever may not look does without.
+                Kind::AccessDenied if matches!(request, Request::Head) => return Err(Stop::Store(error)),
+                Kind::CredentialsExpired if !renewed => {
+                    renewed = true;
+                    self.renew(&signer, &error).await?;
+                }
+                Kind::CredentialsExpired => {
+                    let scope = Scope::LaneFor(DENIED_RECHECK);
+                    let reason = failure::CREDENTIALS_UNAVAILABLE;
+                    return Err(wait(WaitReason::Credentials, scope, reason, &error, false));
+                }
+                // The answer's date was taken over: another signature is all it needs.
+                Kind::ClockSkew if skews < 2 => skews += 1,
+                Kind::AccessDenied if !denied => {
+                    denied = true;
+                    self.renew_denied(&signer, &error).await?;
+                }
+                Kind::AccessDenied => return Err(Stop::Ended(self.denied(&error))),
+                Kind::Source => return Err(Stop::Ended(self.unreadable_body(&error).await)),
+                Kind::BadDigest if request.body().is_none() => return Err(Stop::Store(error)),
+                Kind::Conflict if matches!(request, Request::Complete { .. }) => return Err(Stop::Store(error)),
+                Kind::Interrupted
+                | Kind::Throttled
+                | Kind::Server
+                | Kind::BadDigest
+                | Kind::Conflict
+                | Kind::ClockSkew => {
+                    if let (Kind::BadDigest, Some(body)) = (error.kind, request.body()) {
+                        self.check_range(body).await.map_err(Stop::Ended)?;
+                    }
+                    tries += 1;
+                    if tries >= self.core.config.part_attempts {
+                        let reason = failure::STORE_UNAVAILABLE;
+                        return Err(wait(WaitReason::Retry, Scope::Upload, reason, &error, true));
+                    }
+                    self.rest(self.core.backoff(tries - 1)).await?;
+                }
+                _ => return Err(Stop::Store(error)),
+            }
+        }
+    }
+
+    /// One request, watched for stalls. The outer error: interrupted from outside.
+    async fn attempt(&self, request: Request<'_>, signer: &Signer) -> Result<Result<Reply, StoreError>, Stop> {
+        let cancelled = self.running.cancel.cancelled();
+        let _permit = match request.body() {
+            Some(_) => Some(tokio::select! {
+                permit = self.core.wire.acquire() => permit.map_err(|_| Stop::Ended(Ended::Stopped))?,
+                () = self.running.cancel.cancelled() => return Err(Stop::Ended(Ended::Stopped)),
+            }),
+            None => None,
+        };
+        let begun = Instant::now();
+        let progress = Progress::new();
+        let span = tracing::debug_span!("store", operation = request.name(), upload = %self.row.id);
+        let work = self.perform(request, signer, &progress).instrument(span);
+        let stall = self.patience(request);
+        let watched = async {
+            if request.body().is_some() { progress.stalled(stall).await } else { tokio::time::sleep(stall).await }
+        };
+        let result = tokio::select! {
+            result = work => result,
+            () = cancelled => return Err(Stop::Ended(Ended::Stopped)),
+            () = watched => {
+                self.core.amend(self.row.id, |note| note.stalls = note.stalls.saturating_add(1));
+                let why = format!("no byte moved for {} ms", stall.as_millis());
+                Err(StoreError::unknown(request.name(), Kind::Interrupted, why))
+            }
+        };
+        if request.body().is_some() {
+            metrics().part_attempt(label(&result), begun.elapsed());
+            match &result {
+                Ok(_) => metrics().bytes_stored(progress.bytes()),
+                Err(_) => metrics().bytes_resent(progress.bytes()),
+            }
+        }
+        Ok(result)
+    }
+
+    /// What was handed to the kernel may take long on a slow link before it is answered: every stall doubles the time
+    /// that the next one has.
+    fn patience(&self, request: Request<'_>) -> Duration {
+        let config = &self.core.config;
+        if matches!(request, Request::Complete { .. }) {
+            return Duration::from_millis(config.complete_timeout_ms);
+        }
+        let stalls = self.core.note(self.row.id).stalls.min(10);
+        let longest = config.complete_timeout_ms.max(config.stall_timeout_ms);
+        Duration::from_millis((config.stall_timeout_ms << stalls).min(longest))
+    }
+
+    async fn perform(&self, request: Request<'_>, signer: &Signer, progress: &Progress) -> Result<Reply, StoreError> {
+        let (store, target) = (&self.store, &self.target);
+        let counted = |body: &PartBody| PartBody { progress: progress.clone(), ..body.clone() };
+        match request {
+            Request::Put(body) => {
+                let target = crate::store::Target { crc64nvme: Some(body.crc64nvme), ..target.clone() };
+                store.put(signer, &target, &counted(body)).await.map(Reply::Stored)
+            }
+            Request::Create => store.create_multipart(signer, target).await.map(Reply::MultipartId),
+            Request::Part { multipart_id, number, body } => {
+                store.upload_part(signer, target, multipart_id, number, &counted(body)).await.map(Reply::Part)
+            }
+            Request::Complete { multipart_id, parts } => {
+                let whole = super::multipart::combined(parts);
+                let target = crate::store::Target { crc64nvme: Some(whole), ..target.clone() };
+                store.complete(signer, &target, multipart_id, parts).await.map(Reply::Stored)
+            }
+            Request::Head => store.head(signer, target).await.map(Reply::Head),
+        }
+    }
+
+    async fn signer(&self) -> Result<Signer, Stop> {
+        let row = &self.row;
+        let signer = self.core.tenants.signer(row.owner_uid, &row.identity, &row.identity_id).await;
+        signer.map_err(|why| Stop::Ended(no_credentials(&why)))
+    }
+
+    /// The store says that the credentials are past their time.
+    async fn renew(&self, signer: &Signer, error: &StoreError) -> Result<(), Stop> {
+        // The session may have newer ones by now.
+        if self.signer().await?.access_key_id != signer.access_key_id || self.refresh(signer).await? {
+            return Ok(());
+        }
+        let scope = Scope::LaneFor(DENIED_RECHECK);
+        Err(wait(WaitReason::Credentials, scope, failure::CREDENTIALS_UNAVAILABLE, error, false))
+    }
+
+    /// The store says no: perhaps the user's groups have changed since these credentials were made.
+    async fn renew_denied(&self, signer: &Signer, error: &StoreError) -> Result<(), Stop> {
+        if self.refresh(signer).await? {
+            return Ok(());
+        }
+        let now = self.core.clock.boot();
+        let mut since = now;
+        self.core.amend(self.row.id, |note| since = *note.denied_since.get_or_insert(now));
+        if now.saturating_since(since) >= DENIED_PATIENCE {
+            return Err(Stop::Ended(self.denied(error)));
+        }
+        let scope = Scope::UploadFor(DENIED_RECHECK);
+        Err(wait(WaitReason::Denied, scope, failure::ACCESS_DENIED, error, false))
+    }
+
+    async fn refresh(&self, signer: &Signer) -> Result<bool, Stop> {
+        let row = &self.row;
+        let tenants = &self.core.tenants;
+        let refreshed =
+            tenants.refresh_after_denied(row.owner_uid, &row.identity, &row.identity_id, &signer.access_key_id).await;
+        refreshed.map_err(|why| Stop::Ended(no_credentials(&why)))
+    }
+
+    fn denied(&self, error: &StoreError) -> Ended {
+        self.core.amend(self.row.id, |note| note.denied_since = None);
+        let why =
+            format!("the store denies it, also with fresh credentials: {error}: check the user's groups and roles");
+        let failure = failure::failure(failure::ACCESS_DENIED, why);
+        if self.row.spec.waits_when_denied {
+            return Ended::Wait(Wait { reason: WaitReason::Denied, scope: Scope::Upload, failure, counts: false });
+        }
+        Ended::Failed(failure)
+    }
+
+    async fn unreadable_body(&self, error: &StoreError) -> Ended {
+        let why = std::io::Error::other(error.to_string());
+        let length = self.file.metadata().map(|metadata| metadata.len());
+        let short = length.is_ok_and(|length| length < self.total_bytes);
+        let kind = if short { std::io::ErrorKind::UnexpectedEof } else { std::io::ErrorKind::Other };
+        self.unreadable(&std::io::Error::new(kind, why)).await
+    }
+
+    /// The store got other bytes than we meant: did they change here, or on the way?
+    async fn check_range(&self, body: &PartBody) -> Result<(), Ended> {
+        self.check_source().await?;
+        if self.crc(body.offset, body.len).await? == body.crc64nvme {
+            return Ok(());
+        }
+        let (reason, why) = match self.fingerprint {
+            Some(_) => (failure::SOURCE_CHANGED, "the file changed while it was being sent: upload it again"),
+            None => (failure::SPOOL_CORRUPT, "the spooled bytes change from reading to reading: check the disk"),
+        };
+        Err(Ended::Failed(failure::failure(reason, why)))
+    }
+
+    /// Waits before another try.
+    async fn rest(&self, duration: Duration) -> Result<(), Stop> {
+        tokio::select! {
+            () = self.core.pause(duration) => Ok(()),
+            () = self.running.cancel.cancelled() => Err(Stop::Ended(Ended::Stopped)),
+        }
+    }
+}
+
+fn wait(reason: WaitReason, scope: Scope, name: &'static str, error: &StoreError, counts: bool) -> Stop {
+    let failure = failure::failure(name, error.to_string());
+    Stop::Ended(Ended::Wait(Wait { reason, scope, failure, counts }))
+}
+
+/// What a session's failure means for an upload: it waits, whatever it is.
+fn no_credentials(error: &SessionError) -> Ended {
+    let message = |reason: &'static str| -> UploadFailure { failure::failure(reason, error.to_string()) };
+    let (reason, scope, failure) = match error {
+        SessionError::NeedsSignIn(_)
+        | SessionError::NotFound(_)
+        | SessionError::NoSession
+        | SessionError::IdentityNotFound(..)
+        | SessionError::IdentityChanged(_) => (WaitReason::SignIn, Scope::Lane, message(failure::SIGN_IN_NEEDED)),
+        SessionError::Unavailable { retry_after, .. } => {
+            let scope = Scope::LaneFor(*retry_after);
+            (WaitReason::Credentials, scope, message(failure::CREDENTIALS_UNAVAILABLE))
+        }
+        _ => {
+            let scope = Scope::LaneFor(CONFIGURATION_RECHECK);
+            (WaitReason::Credentials, scope, message(failure::CREDENTIALS_UNAVAILABLE))
+        }
+    };
+    Ended::Wait(Wait { reason, scope, failure, counts: false })
+}
+
+fn label(result: &Result<Reply, StoreError>) -> Label {
+    match result {
+        Ok(_) => Label::Ok,
+        Err(error) => match error.kind {
+            Kind::AccessDenied | Kind::CredentialsExpired => Label::Denied,
+            Kind::Throttled => Label::Throttled,
+            Kind::Offline | Kind::Interrupted | Kind::Server | Kind::Clock | Kind::ClockSkew => Label::Transient,
+            Kind::Refused | Kind::Unsupported => Label::Configuration,
+            _ => Label::Other,
+        },
+    }
+}
