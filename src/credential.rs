@@ -1,7 +1,9 @@
 //! Where AWS credentials come from. Owns the [`CredentialSource`] trait and its plug-ins; promises that a secret has no
 //! `Debug`; must never decide when to refresh (that is `session`).
 
+pub(crate) mod aws;
 pub mod basic;
+pub(crate) mod codes;
 pub mod cognito;
 pub mod web_identity;
 

@@ -3,6 +3,7 @@
 //! call at a time; must never show a session to another uid.
 
 mod actor;
+mod codes;
 pub mod cognito_tokens;
 mod config;
 mod event;
@@ -10,6 +11,7 @@ mod failure;
 #[cfg(test)]
 mod fake;
 mod files;
+mod jwks;
 mod limiter;
 mod mailbox;
 mod registry;

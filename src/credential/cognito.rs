@@ -1,13 +1,22 @@
 //! The identity pool's enhanced flow. Promises never to send `CustomRoleArn`: the role comes from the token.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
-use super::{CredentialError, CredentialSource, Credentials, Login, SetupError, SourceConfig};
+use secrecy::ExposeSecret as _;
+
+use super::aws::{self, Refused, Route, sdk_config};
+use super::{CredentialError, CredentialErrorKind, CredentialSource, Credentials, Login, SetupError, SourceConfig};
 use crate::clock::Clock;
+use crate::telemetry::metrics::UpstreamOperation;
 
 /// The identity pool, enhanced flow: `GetId`, then `GetCredentialsForIdentity`.
 #[derive(Debug)]
-pub struct EnhancedFlow(());
+pub struct EnhancedFlow {
+    pub(super) client: aws_sdk_cognitoidentity::Client,
+    pub(super) route: Route,
+    identity_pool_id: String,
+}
 
 impl EnhancedFlow {
     /// Builds the clients; makes no call.
@@ -15,21 +24,53 @@ impl EnhancedFlow {
     /// # Errors
     /// A field of the configuration that cannot be used.
     pub fn new(config: &SourceConfig, connect: Duration, call: Duration, clock: Clock) -> Result<Self, SetupError> {
-        todo!()
+        let identity_pool_id = aws::required("identity_pool_id", config.identity_pool_id.as_ref())?.to_owned();
+        let route = Route::of(config, connect, call, clock)?;
+        let client = aws_sdk_cognitoidentity::Client::from_conf(sdk_config!(aws_sdk_cognitoidentity, &route));
+        Ok(Self { client, route, identity_pool_id })
     }
 }
 
 #[async_trait::async_trait]
 impl CredentialSource for EnhancedFlow {
     async fn identity_id(&self, login: Option<&Login>) -> Result<String, CredentialError> {
-        todo!()
+        let began = Instant::now();
+        let call = self.client.get_id().identity_pool_id(&self.identity_pool_id).set_logins(logins(login));
+        let reply = call.customize().interceptor(self.route.probe()).send().await;
+        let reply = reply.map_err(|error| Refused::of("GetId", &error));
+        aws::record(UpstreamOperation::GetId, began, &reply);
+        let id = reply.map_err(Refused::into_credential_error)?.identity_id;
+        id.filter(|id| !id.is_empty()).ok_or_else(|| aws::unreadable("IdentityId"))
     }
 
     async fn credentials(&self, identity_id: &str, login: Option<&Login>) -> Result<Credentials, CredentialError> {
-        todo!()
+        let (began, probe) = (Instant::now(), self.route.probe());
+        let call = self.client.get_credentials_for_identity().identity_id(identity_id).set_logins(logins(login));
+        let reply = call.customize().interceptor(probe.clone()).send().await;
+        let reply = reply.map_err(|error| Refused::of("GetCredentialsForIdentity", &error));
+        aws::record(UpstreamOperation::GetCredentials, began, &reply);
+        let reply = reply.map_err(Refused::into_credential_error)?;
+        if reply.identity_id.as_deref().is_some_and(|id| id != identity_id) {
+            return Err(CredentialError {
+                kind: CredentialErrorKind::IdentityMoved,
+                message: "GetCredentialsForIdentity: the credentials are for another identity id".to_owned(),
+            });
+        }
+        let given = reply.credentials.ok_or_else(|| aws::unreadable("Credentials"))?;
+        let (Some(key), Some(secret), Some(token), Some(end)) =
+            (given.access_key_id(), given.secret_key(), given.session_token(), given.expiration())
+        else {
+            return Err(aws::unreadable("a part of Credentials"));
+        };
+        aws::credentials(&probe, key, secret, token, *end)
     }
 
     fn client_names_role(&self) -> bool {
         false
     }
+}
+
+/// The `Logins` of a call; none for a guest.
+pub(super) fn logins(login: Option<&Login>) -> Option<HashMap<String, String>> {
+    login.map(|login| HashMap::from([(login.provider.clone(), login.id_token.expose_secret().to_owned())]))
 }

@@ -1,17 +1,42 @@
-//! The user pool as token source. AWS SDK types stay in this file.
+//! The user pool as token source. AWS SDK types stay in this file. Promises that every ID token that leaves it is
+//! verified; must never show a token in an error.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
+use aws_sdk_cognitoidentityprovider::Client;
+use aws_sdk_cognitoidentityprovider::types::{AuthFlowType, AuthenticationResultType};
+use secrecy::{ExposeSecret as _, SecretString};
 
+use super::codes::{PoolCall, is_unknown_call, token_error};
+use super::jwks::{Expected, Jwks};
 use super::{TokenError, TokenSet, TokenSource, TokensConfig};
 use crate::clock::Clock;
 use crate::credential::SetupError;
+use crate::credential::aws::{self, Refused, Route, sdk_config};
+use crate::telemetry::metrics::UpstreamOperation;
 
 /// A Cognito user pool and one of its app clients.
 #[derive(Debug)]
 pub struct CognitoTokens {
     provider: String,
+    client_id: String,
+    client: Client,
+    route: Route,
+    jwks: Jwks,
+    /// The endpoint does not know `GetTokensFromRefreshToken`.
+    refreshes_by_auth: AtomicBool,
+}
+
+/// Sends one call: times it and reads the reply's date.
+macro_rules! call {
+    ($pool:expr, $operation:ident, $what:literal, $request:expr) => {{
+        let began = Instant::now();
+        let reply = $request.customize().interceptor($pool.route.probe()).send().await;
+        let reply = reply.map_err(|error| Refused::of($what, &error));
+        aws::record(UpstreamOperation::$operation, began, &reply);
+        reply
+    }};
 }
 
 impl CognitoTokens {
@@ -20,7 +45,73 @@ impl CognitoTokens {
     /// # Errors
     /// A field of the configuration that cannot be used.
     pub fn new(config: &TokensConfig, connect: Duration, call: Duration, clock: Clock) -> Result<Self, SetupError> {
-        todo!()
+        for (field, value) in [("user_pool_id", &config.user_pool_id), ("client_id", &config.client_id)] {
+            if value.is_empty() {
+                return Err(SetupError { field, why: "is empty".to_owned() });
+            }
+        }
+        let route = Route::new(&config.region, config.endpoint_url.as_deref(), connect, call, clock.clone())?;
+        aws::check_url("jwks_url", &config.jwks_url())?;
+        let expected = Expected {
+            jwks_url: config.jwks_url(),
+            issuer: config.issuer(),
+            audience: config.client_id.clone(),
+            connect_timeout: connect,
+            call_timeout: call,
+        };
+        Ok(Self {
+            provider: config.provider(),
+            client_id: config.client_id.clone(),
+            client: Client::from_conf(sdk_config!(aws_sdk_cognitoidentityprovider, &route)),
+            route,
+            jwks: Jwks::new(expected, clock),
+            refreshes_by_auth: AtomicBool::new(false),
+        })
+    }
+
+    /// The tokens of a reply, verified.
+    async fn tokens(&self, given: Option<AuthenticationResultType>) -> Result<TokenSet, TokenError> {
+        let given = given.ok_or_else(|| lacking("AuthenticationResult"))?;
+        let id_token = SecretString::from(given.id_token.ok_or_else(|| lacking("IdToken"))?);
+        self.set(id_token, given.access_token.map(Into::into), given.refresh_token.map(Into::into)).await
+    }
+
+    async fn set(
+        &self,
+        id_token: SecretString,
+        access_token: Option<SecretString>,
+        refresh_token: Option<SecretString>,
+    ) -> Result<TokenSet, TokenError> {
+        let claims = self.jwks.verify_id(&id_token).await?;
+        let access_token_expire_time = match &access_token {
+            Some(token) => Some(self.jwks.verify_access(token, &claims.subject).await?),
+            None => None,
+        };
+        Ok(TokenSet { id_token, access_token, access_token_expire_time, refresh_token, claims })
+    }
+
+    /// `GetTokensFromRefreshToken` works with rotation and without; `None` where the endpoint does not know it.
+    async fn refresh_by_token(
+        &self,
+        refresh_token: &SecretString,
+    ) -> Result<Option<AuthenticationResultType>, TokenError> {
+        let request = self.client.get_tokens_from_refresh_token().client_id(&self.client_id);
+        let request = request.refresh_token(refresh_token.expose_secret());
+        match call!(self, TokenRefresh, "GetTokensFromRefreshToken", request) {
+            Ok(reply) => Ok(Some(reply.authentication_result.ok_or_else(|| lacking("AuthenticationResult"))?)),
+            Err(refused) if is_unknown_call(&refused) => Ok(None),
+            Err(refused) => Err(token_error(PoolCall::Refresh, refused)),
+        }
+    }
+
+    async fn refresh_by_auth(
+        &self,
+        refresh_token: &SecretString,
+    ) -> Result<Option<AuthenticationResultType>, TokenError> {
+        let request = self.client.initiate_auth().client_id(&self.client_id).auth_flow(AuthFlowType::RefreshTokenAuth);
+        let request = request.auth_parameters("REFRESH_TOKEN", refresh_token.expose_secret());
+        let reply = call!(self, TokenRefresh, "InitiateAuth(REFRESH_TOKEN_AUTH)", request);
+        Ok(reply.map_err(|refused| token_error(PoolCall::Refresh, refused))?.authentication_result)
     }
 }
 
@@ -31,7 +122,21 @@ impl TokenSource for CognitoTokens {
     }
 
     async fn sign_in(&self, username: &str, password: &SecretString) -> Result<TokenSet, TokenError> {
-        todo!()
+        if username.is_empty() || password.expose_secret().is_empty() {
+            return Err(TokenError::BadCredentials("a name and a password are needed to sign in".to_owned()));
+        }
+        let request = self.client.initiate_auth().client_id(&self.client_id).auth_flow(AuthFlowType::UserPasswordAuth);
+        let request = request.auth_parameters("USERNAME", username);
+        let request = request.auth_parameters("PASSWORD", password.expose_secret());
+        let reply = call!(self, PasswordAuth, "InitiateAuth(USER_PASSWORD_AUTH)", request);
+        let reply = reply.map_err(|refused| token_error(PoolCall::SignIn, refused))?;
+        if let Some(challenge) = reply.challenge_name {
+            return Err(TokenError::ChallengeRequired(format!(
+                "the user pool asks for {}: this account cannot sign in with a password alone",
+                challenge.as_str()
+            )));
+        }
+        self.tokens(reply.authentication_result).await
     }
 
     async fn verify(
@@ -40,11 +145,19 @@ impl TokenSource for CognitoTokens {
         access_token: Option<SecretString>,
         refresh_token: Option<SecretString>,
     ) -> Result<TokenSet, TokenError> {
-        todo!()
+        self.set(id_token, access_token, refresh_token).await
     }
 
     async fn refresh(&self, refresh_token: &SecretString) -> Result<TokenSet, TokenError> {
-        todo!()
+        let mut given = None;
+        if !self.refreshes_by_auth.load(Ordering::Relaxed) {
+            given = self.refresh_by_token(refresh_token).await?;
+            self.refreshes_by_auth.store(given.is_none(), Ordering::Relaxed);
+        }
+        if given.is_none() {
+            given = self.refresh_by_auth(refresh_token).await?;
+        }
+        self.tokens(given).await
     }
 
     async fn revoke(
@@ -53,6 +166,50 @@ impl TokenSource for CognitoTokens {
         access_token: Option<&SecretString>,
         everywhere: bool,
     ) -> Result<(), TokenError> {
-        todo!()
+        if everywhere {
+            self.sign_out_everywhere(refresh_token, access_token).await?;
+        }
+        let request = self.client.revoke_token().client_id(&self.client_id).token(refresh_token.expose_secret());
+        match call!(self, Revoke, "RevokeToken", request) {
+            Ok(_) => Ok(()),
+            // After a global sign-out the token is over already; the pool may say so.
+            Err(refused) => match token_error(PoolCall::Revoke, refused) {
+                TokenError::NotAuthorized(_) if everywhere => Ok(()),
+                error => Err(error),
+            },
+        }
     }
+}
+
+impl CognitoTokens {
+    /// `GlobalSignOut` needs an access token that is still good: a new one is got where there is none.
+    async fn sign_out_everywhere(
+        &self,
+        refresh_token: &SecretString,
+        access_token: Option<&SecretString>,
+    ) -> Result<(), TokenError> {
+        if let Some(token) = access_token {
+            match self.global_sign_out(token).await {
+                Err(TokenError::NotAuthorized(_)) => {}
+                other => return other,
+            }
+        }
+        match self.refresh(refresh_token).await {
+            Ok(TokenSet { access_token: Some(token), .. }) => self.global_sign_out(&token).await,
+            Ok(_) => Err(lacking("AccessToken")),
+            // Whoever cannot refresh is signed out already.
+            Err(TokenError::NotAuthorized(_) | TokenError::Terminal(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn global_sign_out(&self, access_token: &SecretString) -> Result<(), TokenError> {
+        let request = self.client.global_sign_out().access_token(access_token.expose_secret());
+        let reply = call!(self, Revoke, "GlobalSignOut", request);
+        reply.map(drop).map_err(|refused| token_error(PoolCall::Revoke, refused))
+    }
+}
+
+fn lacking(what: &str) -> TokenError {
+    TokenError::Transient(format!("the user pool's reply lacks {what}"))
 }

@@ -1,0 +1,136 @@
+//! The user pool's error codes, by what to do about them. A code means different things in different calls: refused
+//! credentials at a sign-in, a refused token at a refresh.
+
+use super::TokenError;
+use crate::credential::aws::Refused;
+use crate::credential::codes::{is_throttling, is_transient};
+
+/// The call that was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PoolCall {
+    /// By name and password.
+    SignIn,
+    /// By refresh token.
+    Refresh,
+    /// Ending tokens.
+    Revoke,
+}
+
+/// What the refusal means.
+pub(super) fn token_error(call: PoolCall, refused: Refused) -> TokenError {
+    let text = refused.message;
+    match (refused.code.as_deref(), call) {
+        // The same code for a wrong password, too many of them, and a client that needs a secret: only the text tells.
+        (Some("NotAuthorizedException"), PoolCall::SignIn) if text.contains("attempts exceeded") => {
+            TokenError::Throttled(text)
+        }
+        (Some("NotAuthorizedException"), PoolCall::SignIn) if is_about_the_client(&text) => {
+            TokenError::Configuration(text)
+        }
+        (Some("NotAuthorizedException" | "UserNotFoundException"), PoolCall::SignIn)
+        | (Some("UserLambdaValidationException"), PoolCall::SignIn) => TokenError::BadCredentials(text),
+        (Some("RefreshTokenReuseException" | "UserNotFoundException"), _) => TokenError::Terminal(text),
+        (Some("NotAuthorizedException" | "UnauthorizedException" | "UserLambdaValidationException"), _) => {
+            TokenError::NotAuthorized(text)
+        }
+        (Some("UserNotConfirmedException"), _) => TokenError::UserNotConfirmed(text),
+        (Some("PasswordResetRequiredException"), _) => TokenError::PasswordResetRequired(text),
+        (Some(code), _) if is_throttling(code) => TokenError::Throttled(text),
+        (Some(code), _) if is_transient(code) => TokenError::Transient(text),
+        _ => match refused.status {
+            Some(429) => TokenError::Throttled(text),
+            Some(400..500) => TokenError::Configuration(text),
+            _ => TokenError::Transient(text),
+        },
+    }
+}
+
+/// True where the endpoint does not know the call, so that an older one is to be tried.
+pub(super) fn is_unknown_call(refused: &Refused) -> bool {
+    matches!(
+        refused.code.as_deref(),
+        Some("UnknownOperationException" | "InvalidAction" | "UnsupportedOperationException" | "NotImplemented")
+    )
+}
+
+fn is_about_the_client(text: &str) -> bool {
+    text.contains("secret hash") || text.contains("SECRET_HASH") || text.contains("Client ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Is = fn(&TokenError) -> bool;
+
+    #[test]
+    fn codes_decide_by_call() {
+        let bad: Is = |it| matches!(it, TokenError::BadCredentials(_));
+        let terminal: Is = |it| matches!(it, TokenError::Terminal(_));
+        let refused: Is = |it| matches!(it, TokenError::NotAuthorized(_));
+        let throttled: Is = |it| matches!(it, TokenError::Throttled(_));
+        let transient: Is = |it| matches!(it, TokenError::Transient(_));
+        let configuration: Is = |it| matches!(it, TokenError::Configuration(_));
+        let unconfirmed: Is = |it| matches!(it, TokenError::UserNotConfirmed(_));
+        let reset: Is = |it| matches!(it, TokenError::PasswordResetRequired(_));
+        let (sign_in, refresh, revoke) = (PoolCall::SignIn, PoolCall::Refresh, PoolCall::Revoke);
+        let table = [
+            (sign_in, Some("NotAuthorizedException"), Some(400), "Incorrect username or password.", bad),
+            (sign_in, Some("NotAuthorizedException"), Some(400), "Password attempts exceeded", throttled),
+            (
+                sign_in,
+                Some("NotAuthorizedException"),
+                Some(400),
+                "Unable to verify secret hash for client 1",
+                configuration,
+            ),
+            (sign_in, Some("NotAuthorizedException"), Some(400), "User is disabled.", bad),
+            (sign_in, Some("UserNotFoundException"), Some(400), "User does not exist.", bad),
+            (sign_in, Some("UserLambdaValidationException"), Some(400), "PreAuthentication failed", bad),
+            (sign_in, Some("UserNotConfirmedException"), Some(400), "User is not confirmed.", unconfirmed),
+            (sign_in, Some("PasswordResetRequiredException"), Some(400), "Password reset required", reset),
+            (
+                sign_in,
+                Some("InvalidParameterException"),
+                Some(400),
+                "USER_PASSWORD_AUTH flow not enabled",
+                configuration,
+            ),
+            (
+                sign_in,
+                Some("ResourceNotFoundException"),
+                Some(400),
+                "User pool client x does not exist.",
+                configuration,
+            ),
+            (sign_in, Some("TooManyRequestsException"), Some(400), "Rate exceeded", throttled),
+            (sign_in, Some("InternalErrorException"), Some(500), "", transient),
+            (refresh, Some("NotAuthorizedException"), Some(400), "Refresh Token has been revoked", refused),
+            (refresh, Some("NotAuthorizedException"), Some(400), "Invalid Refresh Token", refused),
+            (refresh, Some("RefreshTokenReuseException"), Some(400), "", terminal),
+            (refresh, Some("UserNotFoundException"), Some(400), "", terminal),
+            (refresh, Some("TooManyRequestsException"), Some(400), "", throttled),
+            (refresh, Some("InternalErrorException"), Some(400), "a 400, and still transient", transient),
+            (refresh, Some("ResourceNotFoundException"), Some(400), "", configuration),
+            (refresh, Some("InvalidParameterException"), Some(400), "", configuration),
+            (refresh, Some("ForbiddenException"), Some(403), "WAF", configuration),
+            (refresh, None, Some(503), "", transient),
+            (refresh, None, Some(429), "", throttled),
+            (refresh, None, None, "no answer", transient),
+            (revoke, Some("UnauthorizedException"), Some(400), "", refused),
+            (revoke, Some("UnsupportedTokenTypeException"), Some(400), "", configuration),
+        ];
+        for (call, code, status, message, expected) in table {
+            let refusal = Refused { code: code.map(str::to_owned), status, message: message.to_owned() };
+            let error = token_error(call, refusal);
+            assert!(expected(&error), "{call:?} {code:?} {status:?} {message:?} became {error:?}");
+        }
+    }
+
+    #[test]
+    fn only_unknown_calls_fall_back() {
+        let refused = |code: &str| Refused { code: Some(code.into()), status: Some(400), message: String::new() };
+        assert!(is_unknown_call(&refused("UnknownOperationException")));
+        assert!(!is_unknown_call(&refused("NotAuthorizedException")));
+    }
+}
