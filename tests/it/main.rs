@@ -2,3 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod house;
+#[cfg(feature = "local-cloud")]
+mod local_cloud_faults;
+#[cfg(feature = "local-cloud")]
+mod local_cloud_s3;
+#[cfg(feature = "local-cloud")]
+mod local_cloud_scenario;
+#[cfg(feature = "local-cloud")]
+mod rehearsal;
