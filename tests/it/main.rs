@@ -3,6 +3,8 @@
 
 mod house;
 #[cfg(feature = "local-cloud")]
+mod iam;
+#[cfg(feature = "local-cloud")]
 mod local_cloud_faults;
 #[cfg(feature = "local-cloud")]
 mod local_cloud_s3;
