@@ -1,6 +1,7 @@
 //! Integration tests: one binary, one file per subject.
 #![allow(clippy::unwrap_used)]
 
+mod cli;
 mod house;
 #[cfg(feature = "local-cloud")]
 mod iam;

@@ -1,0 +1,481 @@
+//! The scenario, step by step, as an app on the device would write it against the API. Every step checks what it claims
+//! and answers one line about it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tonic_types::StatusExt as _;
+use ulid::Ulid;
+
+use super::super::client::{Client, answer, unary};
+use super::super::exit::CliError;
+use super::super::text::{has_ended, size, upload_state};
+use super::super::upload::crc64nvme_base64;
+use super::aws::{Billing, Bucket, Endpoint, Refusal};
+use super::camera;
+use super::stage::Stage;
+use crate::api::v1::sign_in_request::Method;
+use crate::api::v1::sign_in_response::Result as SignInResult;
+use crate::api::v1::upload_finish::Checksum;
+use crate::api::v1::upload_request::Message;
+use crate::api::v1::{self, UploadState};
+
+/// One step: its title, and what is done.
+pub(super) struct Step {
+    pub(super) title: &'static str,
+    pub(super) run: for<'p> fn(&'p mut Play<'_>) -> Doing<'p>,
+}
+
+type Doing<'p> = Pin<Box<dyn Future<Output = Told> + 'p>>;
+
+/// What there is to say about a step that passed.
+type Told = Result<String, CliError>;
+
+macro_rules! steps {
+    ($($title:literal => $run:ident,)+) => { &[$(Step { title: $title, run: |play| Box::pin($run(play)) }),+] };
+}
+
+/// The scenario.
+pub(super) const STEPS: &[Step] = steps! {
+    "local cloud" => start_cloud,
+    "daemon" => start_daemon,
+    "sign up" => sign_up,
+    "confirm" => confirm,
+    "sign in" => sign_in,
+    "three photos to free/" => three_photos,
+    "premium/ is denied" => premium_is_denied,
+    "another user's prefix" => other_prefix_is_denied,
+    "forged key, by the daemon" => forged_key_is_refused,
+    "forged key, sent raw" => forged_key_is_literal,
+    "paid" => pay,
+    "premium/ is open" => premium_is_open,
+    "the denied photo" => denied_photo_goes_out,
+    "64 MiB clip" => clip,
+    "what the bucket holds" => list,
+};
+
+const ADA: &str = "ada@example.com";
+const BEN: &str = "ben@example.com";
+const FREE_TIER: &str = "free-tier";
+const PAID_TIER: &str = "paid-tier";
+const CLIP_BYTES: usize = 64 << 20;
+
+/// One chunk of a stream, as the API recommends.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// How long to wait for a code in the outbox.
+const CODE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the app and the other people know so far.
+pub(super) struct Play<'s> {
+    stage: &'s mut Stage,
+    password: String,
+    client: Option<Client>,
+    /// Ada's session.
+    session: v1::Session,
+    /// The upload that was denied.
+    denied: v1::Upload,
+    /// What must be in the bucket: key and size in bytes.
+    expected: BTreeMap<String, i64>,
+}
+
+/// How to talk to what `--keep` leaves running.
+pub(super) struct Instructions {
+    pub(super) text: String,
+    pub(super) json: Value,
+}
+
+impl<'s> Play<'s> {
+    pub(super) fn new(stage: &'s mut Stage) -> Self {
+        Self {
+            stage,
+            password: format!("Demo-{}-x", Ulid::generate()),
+            client: None,
+            session: v1::Session::default(),
+            denied: v1::Upload::default(),
+            expected: BTreeMap::new(),
+        }
+    }
+
+    fn client(&self) -> Result<&Client, CliError> {
+        self.client.as_ref().ok_or_else(|| CliError::failed("the daemon does not run"))
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, CliError> {
+        Ok(Endpoint { url: self.stage.cloud()?.url().to_owned(), region: self.stage.template_output("Region")? })
+    }
+
+    /// The bucket with the keys of the cloud's administrator.
+    fn bucket(&self) -> Result<Bucket, CliError> {
+        let (key_id, secret) = self.stage.administrator()?;
+        let name = self.stage.template_output("BucketName")?;
+        Ok(Bucket::as_administrator(&self.endpoint()?, &name, &key_id, &secret))
+    }
+
+    /// The bucket with the credentials that the daemon vends for Ada.
+    async fn bucket_as_ada(&self) -> Result<Bucket, CliError> {
+        let request = v1::GetAwsCredentialsRequest { session: self.session.name.clone() };
+        let vended = self.client()?.credentials().get_aws_credentials(unary(request)).await;
+        let vended = answer("get credentials", vended)?.credentials.unwrap_or_default();
+        Ok(Bucket::as_user(&self.endpoint()?, &self.stage.template_output("BucketName")?, &vended))
+    }
+
+    fn billing(&self) -> Result<Billing, CliError> {
+        let (key_id, secret) = self.stage.administrator()?;
+        Ok(Billing::new(&self.endpoint()?, &self.stage.template_output("UserPoolId")?, &key_id, &secret))
+    }
+
+    /// Where Ada's photos lie.
+    fn prefix(&self) -> String {
+        format!("users/{}/", self.session.identity_id)
+    }
+
+    /// The newest code for `address`, as the mail would bring it.
+    async fn code_for(&self, address: &str) -> Result<String, CliError> {
+        let found = tokio::time::timeout(CODE_TIMEOUT, async {
+            loop {
+                if let Some(code) = self.stage.newest_code(address) {
+                    return Ok(code);
+                }
+                self.stage.cloud()?;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        found.await.unwrap_or_else(|_| Err(CliError::failed(format!("no code for {address} came to the outbox"))))
+    }
+
+    /// Creates and confirms an account, and signs in.
+    async fn account(&self, address: &str) -> Result<v1::Session, CliError> {
+        self.create_account(address).await?;
+        self.confirm_account(address).await?;
+        self.enter(address).await
+    }
+
+    async fn create_account(&self, address: &str) -> Result<v1::SignUpResponse, CliError> {
+        let request = v1::SignUpRequest {
+            username: address.to_owned(),
+            password: self.password.clone(),
+            attributes: HashMap::from([("email".to_owned(), address.to_owned())]),
+            ..v1::SignUpRequest::default()
+        };
+        answer("sign up", self.client()?.accounts().sign_up(unary(request)).await)
+    }
+
+    async fn confirm_account(&self, address: &str) -> Result<(), CliError> {
+        let request = v1::ConfirmSignUpRequest {
+            username: address.to_owned(),
+            confirmation_code: self.code_for(address).await?,
+            ..v1::ConfirmSignUpRequest::default()
+        };
+        answer("confirm", self.client()?.accounts().confirm_sign_up(unary(request)).await).map(|_| ())
+    }
+
+    async fn enter(&self, address: &str) -> Result<v1::Session, CliError> {
+        let method = v1::PasswordSignIn { username: address.to_owned(), password: self.password.clone() };
+        let request = v1::SignInRequest { method: Some(Method::Password(method)), ..v1::SignInRequest::default() };
+        let done = answer("sign in", self.client()?.sessions().sign_in(unary(request)).await)?;
+        let Some(SignInResult::Session(session)) = done.result else {
+            return Err(CliError::failed("the sign-in did not give a session"));
+        };
+        // The identity id is known with the first credentials.
+        let request = v1::GetAwsCredentialsRequest { session: session.name.clone() };
+        let vended = answer("get credentials", self.client()?.credentials().get_aws_credentials(unary(request)).await)?;
+        let identity_id = vended.credentials.unwrap_or_default().identity_id;
+        Ok(v1::Session { identity_id, ..session })
+    }
+
+    /// Streams a photo to the daemon under exactly this key.
+    async fn hand_over(&self, key: &str, content_type: &str, bytes: &Bytes) -> Result<v1::Upload, tonic::Status> {
+        let spec = v1::UploadSpec {
+            session: self.session.name.clone(),
+            key: key.to_owned(),
+            key_policy: v1::KeyPolicy::Exact.into(),
+            content_type: content_type.to_owned(),
+            ..v1::UploadSpec::default()
+        };
+        let begin = v1::UploadBegin { upload_id: Ulid::generate().to_string(), spec: Some(spec) };
+        let finish = v1::UploadFinish {
+            total_bytes: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
+            checksum: Some(Checksum::Crc64nvme(checksum(bytes))),
+        };
+        let (bytes, mut offset) = (bytes.clone(), 0);
+        let chunks = std::iter::from_fn(move || {
+            let end = bytes.len().min(offset + CHUNK_BYTES);
+            let chunk = bytes.slice(offset..end);
+            offset = end;
+            (!chunk.is_empty()).then_some(Message::Chunk(chunk))
+        });
+        let messages = std::iter::once(Message::Begin(begin)).chain(chunks).chain([Message::Finish(finish)]);
+        let stream = tokio_stream::iter(messages.map(|message| v1::UploadRequest { message: Some(message) }));
+        let client = self.client().map_err(|error| tonic::Status::internal(error.message()))?;
+        let done = client.uploads().upload(stream).await?.into_inner();
+        Ok(done.upload.unwrap_or_default())
+    }
+
+    /// Follows an upload to its end.
+    async fn watch(&self, name: &str) -> Result<v1::Upload, CliError> {
+        let request = v1::WatchUploadRequest { name: name.to_owned() };
+        let mut changes = answer("watch", self.client()?.uploads().watch_upload(request).await)?;
+        let mut last = v1::Upload::default();
+        while !has_ended(last.state) {
+            let change = changes.message().await.map_err(|status| CliError::from_status("watch", &status))?;
+            let Some(change) = change else { return Err(CliError::failed("the daemon stopped telling")) };
+            last = change.upload.unwrap_or_default();
+        }
+        Ok(last)
+    }
+
+    /// Hands a photo over and follows it into the bucket, where it must be byte for byte.
+    async fn store(&mut self, key: &str, content_type: &str, bytes: &Bytes) -> Result<v1::Upload, CliError> {
+        let upload = self.hand_over(key, content_type, bytes).await;
+        let upload = upload.map_err(|status| CliError::from_status("upload", &status))?;
+        let upload = self.watch(&upload.name).await?;
+        self.must_be_stored(&upload, bytes).await?;
+        Ok(upload)
+    }
+
+    async fn must_be_stored(&mut self, upload: &v1::Upload, bytes: &Bytes) -> Result<(), CliError> {
+        must_be(upload, UploadState::Succeeded)?;
+        let object = upload.object.clone().unwrap_or_default();
+        let Some(seen) = self.bucket()?.look(&object.key).await.map_err(|refusal| failed(&refusal))? else {
+            return Err(CliError::failed(format!("nothing is at {}", object.key)));
+        };
+        let (expected, length) = (checksum(bytes), i64::try_from(bytes.len()).unwrap_or(i64::MAX));
+        let stored = seen.checksum_crc64nvme.unwrap_or_default();
+        if seen.size_bytes != length || stored != expected || object.checksum_crc64nvme != expected {
+            return Err(CliError::failed(format!(
+                "{}: {length} bytes with CRC64NVME {expected} were sent, the bucket has {} with {stored}",
+                object.key, seen.size_bytes
+            )));
+        }
+        self.expected.insert(object.key, length);
+        Ok(())
+    }
+
+    async fn nothing_is_at(&self, key: &str) -> Result<(), CliError> {
+        match self.bucket()?.look(key).await.map_err(|refusal| failed(&refusal))? {
+            None => Ok(()),
+            Some(_) => Err(CliError::failed(format!("there is an object at {key}"))),
+        }
+    }
+
+    /// True where cloud and daemon are up.
+    pub(super) fn is_on_stage(&self) -> bool {
+        self.stage.is_running()
+    }
+
+    /// How to talk to what is running.
+    pub(super) fn instructions(&self) -> Instructions {
+        let socket = self.stage.socket().display().to_string();
+        let (key_id, secret) = self.stage.administrator().unwrap_or_default();
+        let url = self.stage.cloud().map(|cloud| cloud.url().to_owned()).unwrap_or_default();
+        let output = |name: &str| self.stage.template_output(name).unwrap_or_default();
+        let (region, bucket, pool) = (output("Region"), output("BucketName"), output("UserPoolId"));
+        let folder = self.stage.folder().display();
+        let text = format!(
+            "\nEverything runs until Ctrl-C. In another shell, for example:\n\
+             \n  export TIDEGATE_SOCKET={socket}\
+             \n  tidegate status\
+             \n  tidegate upload --wait --key-prefix premium/ PHOTO.jpg\
+             \n  tidegate uploads\
+             \n  tidegate sign-in {ADA}          # password: {password}\n\
+             \n  grpcurl -plaintext -unix -authority localhost {socket} list\
+             \n  grpcurl -plaintext -unix -authority localhost {socket} tidegate.v1.UploadService/ListUploads\n\
+             \n  export AWS_ENDPOINT_URL={url} AWS_REGION={region}\
+             \n  export AWS_ACCESS_KEY_ID={key_id} AWS_SECRET_ACCESS_KEY={secret}\
+             \n  aws s3 ls --recursive s3://{bucket}/\
+             \n  aws cognito-idp admin-list-groups-for-user --user-pool-id {pool} --username {ADA}\
+             \n  curl {url}/_tidegate/outbox\n\
+             \nConfiguration, state and the daemon's log are in {folder}.",
+            password = self.password,
+        );
+        let json = json!({
+            "socket": socket, "endpoint_url": url, "region": region, "bucket": bucket, "user_pool_id": pool,
+            "access_key_id": key_id, "secret_access_key": secret, "username": ADA, "password": self.password,
+            "folder": folder.to_string(),
+        });
+        Instructions { text, json }
+    }
+}
+
+async fn start_cloud(play: &mut Play<'_>) -> Told {
+    let url = play.stage.start_cloud().await?.url().to_owned();
+    Ok(format!("rehearses deploy/aws/template.yaml at {url}"))
+}
+
+async fn start_daemon(play: &mut Play<'_>) -> Told {
+    play.client = Some(play.stage.start_daemon().await?);
+    Ok(format!("answers on {}", play.stage.socket().display()))
+}
+
+async fn sign_up(play: &mut Play<'_>) -> Told {
+    let done = play.create_account(ADA).await?;
+    let delivery = done.code_delivery.unwrap_or_default();
+    Ok(format!("{ADA}; a code went to {} ({})", delivery.destination, delivery.medium))
+}
+
+async fn confirm(play: &mut Play<'_>) -> Told {
+    play.confirm_account(ADA).await?;
+    play.billing()?.add_to_group(ADA, FREE_TIER).await.map_err(|refusal| failed(&refusal))?;
+    Ok(format!("with the code from the outbox; the backend adds it to {FREE_TIER}"))
+}
+
+async fn sign_in(play: &mut Play<'_>) -> Told {
+    play.session = play.enter(ADA).await?;
+    must_have_groups(&play.session, &[FREE_TIER])?;
+    Ok(format!("{FREE_TIER}; identity {}", play.session.identity_id))
+}
+
+async fn three_photos(play: &mut Play<'_>) -> Told {
+    let mut bytes = 0;
+    for (seed, name) in (1..).zip(["beach", "harbour", "lighthouse"]) {
+        let photo = camera::photo(seed).map_err(CliError::failed)?;
+        let upload = play.store(&format!("free/{name}.jpg"), "image/jpeg", &photo).await?;
+        bytes += upload.stored_bytes;
+    }
+    Ok(format!("in S3 beneath users/{{identity id}}/free/; {}, checksums compared", size(bytes)))
+}
+
+async fn premium_is_denied(play: &mut Play<'_>) -> Told {
+    let photo = camera::photo(4).map_err(CliError::failed)?;
+    let upload = play.hand_over("premium/sunset.jpg", "image/jpeg", &photo).await;
+    let upload = upload.map_err(|status| CliError::from_status("upload", &status))?;
+    play.denied = play.watch(&upload.name).await?;
+    must_be(&play.denied, UploadState::Failed)?;
+    let failure = play.denied.failure.clone().unwrap_or_default();
+    if failure.reason != "ACCESS_DENIED" {
+        return Err(CliError::failed(format!(
+            "failed with {}, not ACCESS_DENIED: {}",
+            failure.reason, failure.message
+        )));
+    }
+    play.nothing_is_at(&format!("{}premium/sunset.jpg", play.prefix())).await?;
+    Ok("by S3, not by the daemon: FAILED (ACCESS_DENIED), the bytes are kept".to_owned())
+}
+
+async fn other_prefix_is_denied(play: &mut Play<'_>) -> Told {
+    let ben = play.account(BEN).await?;
+    let key = format!("users/{}/free/not-mine.jpg", ben.identity_id);
+    let photo = camera::photo(5).map_err(CliError::failed)?;
+    must_be_denied(play.bucket_as_ada().await?.put(&key, photo).await)?;
+    play.nothing_is_at(&key).await?;
+    let request = v1::SignOutRequest { name: ben.name, ..v1::SignOutRequest::default() };
+    answer("sign out", play.client()?.sessions().sign_out(unary(request)).await)?;
+    Ok(format!("denied by S3: Ada's vended credentials, {BEN}'s free/"))
+}
+
+async fn forged_key_is_refused(play: &mut Play<'_>) -> Told {
+    let photo = camera::photo(6).map_err(CliError::failed)?;
+    let Err(status) = play.hand_over("free/../premium/x", "image/jpeg", &photo).await else {
+        return Err(CliError::failed("the daemon took free/../premium/x"));
+    };
+    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+    if reason != "INVALID_KEY" {
+        return Err(CliError::from_status("be refused with INVALID_KEY", &status));
+    }
+    Ok("free/../premium/x: refused before a byte is kept (INVALID_KEY)".to_owned())
+}
+
+async fn forged_key_is_literal(play: &mut Play<'_>) -> Told {
+    let photo = camera::photo(6).map_err(CliError::failed)?;
+    let key = format!("{}free/../premium/x", play.prefix());
+    let put = play.bucket_as_ada().await?.put(&key, photo.clone()).await;
+    put.map_err(|refusal| failed(&refusal))?;
+    let stored = play.bucket()?.get(&key).await.map_err(|refusal| failed(&refusal))?;
+    if stored != photo {
+        return Err(CliError::failed(format!("other bytes are at {key}")));
+    }
+    play.nothing_is_at(&format!("{}premium/x", play.prefix())).await?;
+    play.expected.insert(key, i64::try_from(photo.len()).unwrap_or(i64::MAX));
+    Ok("with the vended credentials: a literal name in S3, nothing at premium/x".to_owned())
+}
+
+async fn pay(play: &mut Play<'_>) -> Told {
+    let billing = play.billing()?;
+    billing.add_to_group(ADA, PAID_TIER).await.map_err(|refusal| failed(&refusal))?;
+    billing.remove_from_group(ADA, FREE_TIER).await.map_err(|refusal| failed(&refusal))?;
+    let request = v1::RefreshSessionRequest { name: play.session.name.clone() };
+    let done = answer("refresh the session", play.client()?.sessions().refresh_session(unary(request)).await)?;
+    let session = done.session.unwrap_or_default();
+    must_have_groups(&session, &[PAID_TIER])?;
+    Ok(format!("moved to {PAID_TIER} by the admin group calls; the next token says so"))
+}
+
+async fn premium_is_open(play: &mut Play<'_>) -> Told {
+    let photo = camera::photo(7).map_err(CliError::failed)?;
+    let upload = play.store("premium/aurora.jpg", "image/jpeg", &photo).await?;
+    Ok(format!("{} in S3, without a new sign-in", size(upload.stored_bytes)))
+}
+
+async fn denied_photo_goes_out(play: &mut Play<'_>) -> Told {
+    let request = v1::RetryUploadRequest { name: play.denied.name.clone() };
+    answer("retry", play.client()?.uploads().retry_upload(unary(request)).await)?;
+    let upload = play.watch(&play.denied.name.clone()).await?;
+    let photo = camera::photo(4).map_err(CliError::failed)?;
+    play.must_be_stored(&upload, &photo).await?;
+    Ok("premium/sunset.jpg, queued again: the app did not hand it over twice".to_owned())
+}
+
+async fn clip(play: &mut Play<'_>) -> Told {
+    let bytes = tokio::task::spawn_blocking(|| camera::clip(CLIP_BYTES)).await;
+    let bytes = bytes.map_err(|_| CliError::failed("the camera broke"))?;
+    let upload = play.store("premium/clip.mp4", "video/mp4", &bytes).await?;
+    let object = upload.object.unwrap_or_default();
+    // The ETag of a multipart object ends with the number of its parts.
+    let parts = object.etag.trim_matches('"').rsplit_once('-').and_then(|(_, parts)| parts.parse::<u32>().ok());
+    match parts {
+        Some(parts) if parts > 1 => {
+            Ok(format!("in {parts} parts; the bucket's CRC64NVME {} is the clip's", object.checksum_crc64nvme))
+        }
+        _ => Err(CliError::failed(format!("the clip is not a multipart object: its ETag is {}", object.etag))),
+    }
+}
+
+async fn list(play: &mut Play<'_>) -> Told {
+    let found = play.bucket()?.list().await.map_err(|refusal| failed(&refusal))?;
+    let mut told = format!("{} objects, exactly those that were meant to be there:", found.len());
+    for (key, bytes) in &found {
+        told.push_str(&format!("\n{:>10}  {key}", size(*bytes)));
+    }
+    if found == play.expected {
+        return Ok(told);
+    }
+    let expected: Vec<_> = play.expected.keys().cloned().collect();
+    Err(CliError::failed(format!("{told}\nexpected: {}", expected.join(", "))))
+}
+
+fn checksum(bytes: &[u8]) -> String {
+    crc64nvme_base64(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes))
+}
+
+fn failed(refusal: &Refusal) -> CliError {
+    CliError::failed(refusal.to_string())
+}
+
+fn must_be(upload: &v1::Upload, state: UploadState) -> Result<(), CliError> {
+    if upload.state() == state {
+        return Ok(());
+    }
+    let failure = upload.failure.clone().unwrap_or_default();
+    let text = format!("{} is {}: {} {}", upload.name, upload_state(upload.state), failure.reason, failure.message);
+    Err(CliError::failed(text))
+}
+
+fn must_be_denied(put: Result<(), Refusal>) -> Result<(), CliError> {
+    match put {
+        Err(refusal) if refusal.status == 403 && refusal.code == "AccessDenied" => Ok(()),
+        Err(refusal) => Err(CliError::failed(format!("S3 did not answer AccessDenied but {refusal}"))),
+        Ok(()) => Err(CliError::failed("S3 took it")),
+    }
+}
+
+fn must_have_groups(session: &v1::Session, groups: &[&str]) -> Result<(), CliError> {
+    if session.groups == groups {
+        return Ok(());
+    }
+    Err(CliError::failed(format!("the token's groups are {:?}, not {groups:?}", session.groups)))
+}

@@ -1,0 +1,101 @@
+//! The API's messages as JSON: the fields' names of the proto files, enumerators without their prefix, times in RFC 3339,
+//! numbers as numbers. Fields without a value are `null`, so a reader finds every key.
+
+use serde_json::{Value, json};
+
+use super::text::{session_state, time, upload_state, wait_reason};
+use crate::api::v1;
+
+/// A session.
+pub fn session(session: &v1::Session) -> Value {
+    json!({
+        "name": session.name,
+        "identity": session.identity,
+        "subject": session.subject,
+        "username": session.username,
+        "state": session_state(session.state),
+        "identity_id": or_null(&session.identity_id),
+        "groups": session.groups,
+        "create_time": time(session.create_time.as_ref()),
+        "credentials_expire_time": time(session.credentials_expire_time.as_ref()),
+        "last_error": or_null(&session.last_error),
+        "merged_from": or_null(&session.merged_from),
+    })
+}
+
+/// An upload.
+pub fn upload(upload: &v1::Upload) -> Value {
+    let object = upload.object.as_ref().map(|object| {
+        json!({
+            "bucket": object.bucket,
+            "key": object.key,
+            "etag": or_null(&object.etag),
+            "version_id": or_null(&object.version_id),
+            "checksum_crc64nvme": or_null(&object.checksum_crc64nvme),
+        })
+    });
+    let failure =
+        upload.failure.as_ref().map(|failure| json!({ "reason": failure.reason, "message": failure.message }));
+    json!({
+        "name": upload.name,
+        "session": upload.session,
+        "destination": upload.destination,
+        "state": upload_state(upload.state),
+        "wait_reason": or_null(&wait_reason(upload.wait_reason)),
+        "received_bytes": upload.received_bytes,
+        "stored_bytes": upload.stored_bytes,
+        "total_bytes": upload.total_bytes,
+        "object": object,
+        "failure": failure,
+        "create_time": time(upload.create_time.as_ref()),
+        "update_time": time(upload.update_time.as_ref()),
+        "attempt_count": upload.attempt_count,
+    })
+}
+
+/// Where a code went.
+pub fn code_delivery(delivery: Option<&v1::CodeDelivery>) -> Value {
+    delivery.map_or(Value::Null, |delivery| json!({ "destination": delivery.destination, "medium": delivery.medium }))
+}
+
+/// The daemon's counts and limits.
+pub fn status(status: &v1::GetStatusResponse) -> Value {
+    let counts: std::collections::BTreeMap<_, _> = status.upload_counts.iter().collect();
+    json!({
+        "version": status.version,
+        "start_time": time(status.start_time.as_ref()),
+        "paused": status.paused,
+        "accepting": status.accepting,
+        "session_count": status.session_count,
+        "upload_counts": counts,
+        "spool_bytes": status.spool_bytes,
+        "spool_limit_bytes": status.spool_limit_bytes,
+        "disk_free_bytes": status.disk_free_bytes,
+        "destinations": status.destinations,
+        "identities": status.identities,
+        "all_uids": status.all_uids,
+    })
+}
+
+fn or_null(text: &str) -> Value {
+    if text.is_empty() { Value::Null } else { json!(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upload_has_every_key_whatever_its_state() {
+        let value = upload(&v1::Upload { state: 4, wait_reason: 4, ..v1::Upload::default() });
+        assert_eq!(value["state"], "WAITING");
+        assert_eq!(value["wait_reason"], "SIGN_IN");
+        assert_eq!(value["object"], Value::Null);
+        assert!(value.get("failure").is_some());
+    }
+
+    #[test]
+    fn an_unknown_state_is_shown_as_its_number() {
+        assert_eq!(upload(&v1::Upload { state: 99, ..v1::Upload::default() })["state"], "STATE_99");
+    }
+}

@@ -1,0 +1,103 @@
+//! Asks for what must not be seen. Promises that a password comes from a prompt without echo or from stdin, never from
+//! the arguments or the environment, and is never shown.
+
+use std::io::{IsTerminal as _, Read as _};
+
+use secrecy::SecretString;
+
+use super::exit::CliError;
+
+/// The longest input that is taken from stdin, in bytes: tokens are a few KiB each.
+const MAX_INPUT_BYTES: u64 = 64 * 1024;
+
+/// Where a password comes from.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct PasswordArgs {
+    /// Read the password from the first line of stdin instead of asking for it.
+    #[arg(long)]
+    pub password_stdin: bool,
+}
+
+impl PasswordArgs {
+    /// The password of an account that exists.
+    ///
+    /// # Errors
+    /// `Exit::Usage` where there is neither a terminal nor `--password-stdin`, or nothing was typed.
+    pub async fn existing(self) -> Result<SecretString, CliError> {
+        blocking(move || if self.password_stdin { first_line() } else { prompt("Password: ") }).await
+    }
+
+    /// A new password: typed twice where it is typed.
+    ///
+    /// # Errors
+    /// As [`PasswordArgs::existing`], and where the two differ.
+    pub async fn new_one(self) -> Result<SecretString, CliError> {
+        use secrecy::ExposeSecret as _;
+        blocking(move || {
+            if self.password_stdin {
+                return first_line();
+            }
+            let first = prompt("New password: ")?;
+            let second = prompt("Again: ")?;
+            if first.expose_secret() == second.expose_secret() {
+                Ok(first)
+            } else {
+                Err(CliError::usage("the two passwords differ: nothing was done"))
+            }
+        })
+        .await
+    }
+}
+
+/// All of stdin, for tokens.
+///
+/// # Errors
+/// `Exit::Usage` where it is too long or not UTF-8.
+pub async fn stdin_to_end() -> Result<SecretString, CliError> {
+    blocking(|| read_bounded(|_| false).map(SecretString::from)).await
+}
+
+async fn blocking(
+    ask: impl FnOnce() -> Result<SecretString, CliError> + Send + 'static,
+) -> Result<SecretString, CliError> {
+    match tokio::task::spawn_blocking(ask).await {
+        Ok(answer) => answer,
+        Err(_) => Err(CliError::failed("the prompt was aborted")),
+    }
+}
+
+fn prompt(question: &str) -> Result<SecretString, CliError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::usage("there is no terminal to ask for the password: pass it by --password-stdin"));
+    }
+    // The prompt takes Ctrl-C itself, to give the terminal its echo back.
+    match rpassword::prompt_password(question) {
+        Ok(typed) => not_empty(typed),
+        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Err(CliError::interrupted()),
+        Err(error) => Err(CliError::usage(format!("cannot ask for the password: {error}; use --password-stdin"))),
+    }
+}
+
+fn first_line() -> Result<SecretString, CliError> {
+    let text = read_bounded(|byte| byte == b'\n')?;
+    not_empty(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn not_empty(password: String) -> Result<SecretString, CliError> {
+    if password.is_empty() { Err(CliError::usage("the password is empty")) } else { Ok(SecretString::from(password)) }
+}
+
+fn read_bounded(is_last: impl Fn(u8) -> bool) -> Result<String, CliError> {
+    let mut bytes = Vec::new();
+    for byte in std::io::stdin().lock().take(MAX_INPUT_BYTES + 1).bytes() {
+        let byte = byte.map_err(|error| CliError::failed(format!("cannot read stdin: {error}")))?;
+        bytes.push(byte);
+        if is_last(byte) {
+            break;
+        }
+    }
+    if bytes.len() as u64 > MAX_INPUT_BYTES {
+        return Err(CliError::usage(format!("stdin has more than {MAX_INPUT_BYTES} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| CliError::usage("stdin is not UTF-8"))
+}

@@ -1,0 +1,84 @@
+//! `tidegate sign-in`.
+
+use secrecy::ExposeSecret as _;
+
+use super::client::{Client, answer, unary};
+use super::exit::CliError;
+use super::json;
+use super::output::Output;
+use super::secret::{PasswordArgs, stdin_to_end};
+use super::sessions;
+use crate::api::v1::sign_in_request::Method;
+use crate::api::v1::sign_in_response::Result as SignInResult;
+use crate::api::v1::{GuestSignIn, PasswordSignIn, SignInRequest, TokenSignIn};
+
+/// Sign in on this device. Signing in again as the same user gives the same session.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The account's name; left out with --tokens-stdin and --guest.
+    #[arg(required_unless_present_any = ["tokens_stdin", "guest"])]
+    username: Option<String>,
+    /// The identity, where the configuration has several.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    identity: String,
+    #[command(flatten)]
+    password: PasswordArgs,
+    /// Sign in with tokens that you already have: a JSON object on stdin with `id_token` and, where you have them,
+    /// `access_token` and `refresh_token`.
+    #[arg(long, conflicts_with_all = ["username", "password_stdin", "guest"])]
+    tokens_stdin: bool,
+    /// Sign in as a guest.
+    #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
+    guest: bool,
+}
+
+pub async fn run<F>(args: Args, connect: impl FnOnce() -> F, output: &Output) -> Result<(), CliError>
+where
+    F: Future<Output = Result<Client, CliError>>,
+{
+    let client = connect().await?;
+    let method = if args.guest {
+        Method::Guest(GuestSignIn {})
+    } else if args.tokens_stdin {
+        Method::Tokens(tokens().await?)
+    } else {
+        let password = args.password.existing().await?;
+        let username = args.username.unwrap_or_default();
+        Method::Password(PasswordSignIn { username, password: password.expose_secret().to_owned() })
+    };
+    let request = SignInRequest { identity: args.identity, method: Some(method) };
+    let done = answer("sign in", client.sessions().sign_in(unary(request)).await)?;
+    match done.result {
+        Some(SignInResult::Session(session)) => {
+            output.show(|| json::session(&session), || sessions::signed_in(&session));
+            Ok(())
+        }
+        Some(SignInResult::Challenge(challenge)) => Err(CliError::denied(format!(
+            "cannot sign in: the directory asks for {}, which this command cannot answer",
+            challenge.name
+        ))),
+        None => Err(CliError::failed("cannot sign in: the daemon's answer is empty; are both of the same version?")),
+    }
+}
+
+async fn tokens() -> Result<TokenSignIn, CliError> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Tokens {
+        id_token: String,
+        #[serde(default)]
+        access_token: String,
+        #[serde(default)]
+        refresh_token: String,
+    }
+    let text = stdin_to_end().await?;
+    // serde's message would quote the input.
+    let tokens: Tokens = serde_json::from_str(text.expose_secret()).map_err(|error| {
+        let place = format!("line {} column {}", error.line(), error.column());
+        CliError::usage(format!(
+            "stdin is not a JSON object with `id_token`, `access_token`, `refresh_token` ({place})"
+        ))
+    })?;
+    let Tokens { id_token, access_token, refresh_token } = tokens;
+    Ok(TokenSignIn { id_token, access_token, refresh_token })
+}

@@ -1,0 +1,44 @@
+//! `tidegate status`.
+
+use std::collections::BTreeMap;
+
+use super::client::{Client, answer, unary};
+use super::exit::CliError;
+use super::json;
+use super::output::Output;
+use super::text::{size, time};
+use crate::api::v1::{GetStatusRequest, GetStatusResponse};
+
+pub async fn run(client: &Client, output: &Output) -> Result<(), CliError> {
+    let status = answer("read the status", client.gateway().get_status(unary(GetStatusRequest {})).await)?;
+    output.show(|| json::status(&status), || describe(&status));
+    Ok(())
+}
+
+fn describe(status: &GetStatusResponse) -> String {
+    let since = time(status.start_time.as_ref()).unwrap_or_else(|| "an unknown time".to_owned());
+    let sending = if status.paused { "paused" } else { "sending" };
+    let accepting = if status.accepting { "accepting" } else { "NOT ACCEPTING (see the daemon's log)" };
+    let whose = if status.all_uids { "all users" } else { "yours" };
+    let counts: BTreeMap<_, _> = status.upload_counts.iter().filter(|(_, count)| **count > 0).collect();
+    let uploads = if counts.is_empty() {
+        "none".to_owned()
+    } else {
+        counts.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
+    };
+    format!(
+        "tidegate {} since {since}: {accepting}, {sending}\n\
+         sessions ({whose}): {}\n\
+         uploads ({whose}): {uploads}\n\
+         spool: {} of {}, {} free on the disk\n\
+         identities: {}\n\
+         destinations: {}",
+        status.version,
+        status.session_count,
+        size(status.spool_bytes),
+        size(status.spool_limit_bytes),
+        size(status.disk_free_bytes),
+        status.identities.join(", "),
+        status.destinations.join(", "),
+    )
+}
