@@ -28,6 +28,7 @@ pub use ulid::Ulid;
 
 pub use self::config::{Config, Destination};
 pub use self::ingest::Ingest;
+pub use self::key::check_template as check_prefix;
 pub use self::manager::{StartError, Uploads};
 use crate::session::SessionId;
 

@@ -267,6 +267,11 @@ fn read_source(table: &mut Section<'_>) -> credential::SourceConfig {
 fn destination(mut table: Section<'_>) -> DestinationConfig {
     let name = table.required_string("name");
     let prefix = table.required_string("prefix");
+    if let Err(why) = upload::check_prefix(&prefix)
+        && !prefix.is_empty()
+    {
+        table.problem("prefix", why);
+    }
     let is_directory = table.choice("kind", &[("s3", false), ("directory", true)]).unwrap_or(false);
     let store = if is_directory {
         if !table.is_present("path") {

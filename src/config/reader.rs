@@ -256,7 +256,7 @@ impl<'a> Section<'a> {
             return None;
         };
         let mut items = Vec::new();
-        for item in array.iter() {
+        for item in array {
             match read(item.get_ref()) {
                 Some(Ok(read)) => items.push(read),
                 Some(Err(why)) => self.problems.add(item.span().start, &self.path_of(key), why),

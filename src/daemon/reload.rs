@@ -14,7 +14,21 @@ use crate::telemetry::FilterHandle;
 use crate::upload::Uploads;
 
 /// Keys that a reload puts in force at once; all others need a restart.
-const LIVE_KEYS: [&str; 1] = ["telemetry.log_filter"];
+const LIVE_KEYS: [&str; 13] = [
+    "telemetry.log_filter",
+    "upload.file_roots",
+    "upload.single_put_max_bytes",
+    "upload.part_size_bytes",
+    "upload.max_uploads_in_flight",
+    "upload.part_attempts",
+    "upload.backoff_",
+    "upload.stall_timeout_ms",
+    "upload.complete_timeout_ms",
+    "upload.receiving_idle_max_s",
+    "upload.receipt_retention_s",
+    "upload.spool_sync_interval_bytes",
+    "destination[",
+];
 
 /// Reloads one file; clones share it.
 #[derive(Debug, Clone)]
@@ -67,8 +81,11 @@ impl Reloader {
             if is_live { &mut reloaded.applied_keys } else { &mut reloaded.restart_keys }.push(key);
         }
         if !reloaded.applied_keys.is_empty() {
-            // Everything that can fail comes before the first change.
             let destinations = plug_ins::destinations(&config, &inner.clock)
+                .map_err(|error| ReloadError::Unusable(error.to_string()))?;
+            inner
+                .uploads
+                .reconfigure(config.upload.clone(), destinations)
                 .map_err(|error| ReloadError::Unusable(error.to_string()))?;
             if let Some(log_filter) = &inner.log_filter {
                 log_filter
@@ -76,7 +93,6 @@ impl Reloader {
                     .map_err(|error| ReloadError::Unusable(error.to_string()))?;
             }
             *inner.destinations.write().unwrap_or_else(PoisonError::into_inner) = names(&config);
-            drop(destinations);
         }
         *text = new_text;
         Ok(reloaded)

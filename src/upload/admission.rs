@@ -85,13 +85,14 @@ pub(super) fn same(row: Row, caller: &Caller, spec_hash: &[u8; 32]) -> Result<Ro
     Err(UploadError::IdReused(row.id))
 }
 
-fn choose<'core>(core: &'core Core, name: Option<&str>) -> Result<&'core Destination, UploadError> {
-    let names = || core.destinations.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ");
-    match (name, core.destinations.as_slice()) {
-        (Some(name), _) => {
-            core.destination(name).ok_or_else(|| UploadError::DestinationNotFound(name.to_owned(), names()))
-        }
-        (None, [only]) => Ok(only),
+fn choose(core: &Core, name: Option<&str>) -> Result<Destination, UploadError> {
+    let all = core.destinations();
+    match (name, all.as_slice()) {
+        (Some(name), all) => all.iter().find(|one| one.name == name).cloned().ok_or_else(|| {
+            let names = all.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ");
+            UploadError::DestinationNotFound(name.to_owned(), names)
+        }),
+        (None, [only]) => Ok(only.clone()),
         (None, all) => Err(UploadError::DestinationAmbiguous(all.len())),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -24,8 +24,7 @@ use crate::telemetry::metrics::{UploadStateLabel, metrics};
 /// Everything shared.
 #[derive(Debug)]
 pub(super) struct Core {
-    pub(super) config: Config,
-    pub(super) destinations: Vec<Destination>,
+    settings: RwLock<Arc<Settings>>,
     pub(super) tenants: Arc<dyn Tenants>,
     pub(super) state_dir: Arc<StateDir>,
     pub(super) journal: Journal,
@@ -47,6 +46,13 @@ pub(super) struct Core {
     /// Everything ends at once.
     pub(super) cancel: CancellationToken,
     pub(super) tasks: TaskTracker,
+}
+
+/// What a reload of the configuration replaces, as one.
+#[derive(Debug)]
+struct Settings {
+    config: Arc<Config>,
+    destinations: Vec<Destination>,
 }
 
 /// What is known of an upload that did not get through, until it does or the daemon stops.
@@ -88,8 +94,7 @@ impl Core {
     ) -> Self {
         Self {
             wire: Semaphore::new(config.max_parts_in_flight.max(1)),
-            config,
-            destinations,
+            settings: RwLock::new(Arc::new(Settings { config: Arc::new(config), destinations })),
             tenants,
             state_dir,
             journal,
@@ -112,8 +117,28 @@ impl Core {
         unix_ms(self.clock.wall())
     }
 
-    pub(super) fn destination(&self, name: &str) -> Option<&Destination> {
-        self.destinations.iter().find(|destination| destination.name == name)
+    /// The configuration that is in force now.
+    pub(super) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.settings().config)
+    }
+
+    pub(super) fn destinations(&self) -> Vec<Destination> {
+        self.settings().destinations.clone()
+    }
+
+    pub(super) fn destination(&self, name: &str) -> Option<Destination> {
+        self.settings().destinations.iter().find(|destination| destination.name == name).cloned()
+    }
+
+    /// Takes another configuration over: what begins from now on follows it, what runs goes on with the old one.
+    pub(super) fn reconfigure(&self, config: Config, destinations: Vec<Destination>) {
+        let settings = Arc::new(Settings { config: Arc::new(config), destinations });
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        self.wake.notify_one();
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -294,8 +319,8 @@ impl Core {
 
     /// A wait between zero and `initial_ms · 2^failures`, at most `backoff_max_ms`.
     pub(super) fn backoff(&self, failures: u32) -> Duration {
-        let ceiling = self.config.backoff_initial_ms.saturating_mul(1_u64.checked_shl(failures).unwrap_or(u64::MAX));
-        let ceiling = ceiling.min(self.config.backoff_max_ms);
+        let ceiling = self.config().backoff_initial_ms.saturating_mul(1_u64.checked_shl(failures).unwrap_or(u64::MAX));
+        let ceiling = ceiling.min(self.config().backoff_max_ms);
         Duration::from_millis(rand::random_range(0..=ceiling))
     }
 }

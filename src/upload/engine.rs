@@ -24,7 +24,7 @@ pub(super) async fn run(core: Arc<Core>) {
     let mut under_way = JoinSet::new();
     loop {
         if !core.stopping.is_cancelled() {
-            while under_way.len() < core.config.max_uploads_in_flight.max(1) {
+            while under_way.len() < core.config().max_uploads_in_flight.max(1) {
                 let now = core.clock.boot();
                 let Some(id) = core.queue().next(now) else { break };
                 let task = attempt(Arc::clone(&core), id);

@@ -31,7 +31,7 @@ pub(super) async fn run(core: Arc<Core>) {
 pub(super) async fn sweep(core: &Core) {
     let now_ms = core.now_ms();
     let ago = |seconds: u64| now_ms.saturating_sub(i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX));
-    match core.journal.idle_streams(ago(core.config.receiving_idle_max_s)).await {
+    match core.journal.idle_streams(ago(core.config().receiving_idle_max_s)).await {
         Ok(idle) => {
             for id in idle {
                 // One that is being sent now only had nothing synced for a while.
@@ -46,7 +46,7 @@ pub(super) async fn sweep(core: &Core) {
         }
         Err(why) => tracing::warn!(%why, "cannot look for abandoned streams"),
     }
-    if let Err(why) = core.journal.expire_receipts(ago(core.config.receipt_retention_s)).await {
+    if let Err(why) = core.journal.expire_receipts(ago(core.config().receipt_retention_s)).await {
         tracing::warn!(%why, "cannot remove old receipts");
     }
     abort_all(core, now_ms).await;
@@ -89,7 +89,7 @@ async fn is_settled(core: &Core, abort: &Abort) -> bool {
         crc64nvme: None,
     };
     let work = destination.store.abort(&signer, &target, &abort.multipart_id);
-    let timeout = Duration::from_millis(core.config.stall_timeout_ms);
+    let timeout = Duration::from_millis(core.config().stall_timeout_ms);
     match tokio::time::timeout(timeout, work).await {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {

@@ -229,7 +229,7 @@ impl Stream {
         self.core.spool.check()?;
         let pieces = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
-        let interval = self.core.config.spool_sync_interval_bytes;
+        let interval = self.core.config().spool_sync_interval_bytes;
         self.start(move |spool, writer| spool.append(writer, &pieces, interval))
     }
 

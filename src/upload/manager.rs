@@ -93,10 +93,7 @@ impl Uploads {
         clock: Clock,
         cancel: CancellationToken,
     ) -> Result<Self, StartError> {
-        for destination in &destinations {
-            key::check_template(&destination.prefix)
-                .map_err(|why| StartError::Config(format!("destination {:?}: {why}", destination.name)))?;
-        }
+        check_destinations(&destinations)?;
         let root = state_dir.to_owned();
         let opened = tokio::task::spawn_blocking(move || {
             let state_dir = Arc::new(StateDir::open(&root)?);
@@ -229,7 +226,7 @@ impl Uploads {
         let id = id.unwrap_or_else(Ulid::generate);
         // Nothing is told about files to somebody who has no session.
         let mut row = admission::admit(core, caller, id, &spec, spec_hash, Source::Spool).await?;
-        let (roots, path, caller) = (core.config.file_roots.clone(), path.to_owned(), *caller);
+        let (roots, path, caller) = (core.config().file_roots.clone(), path.to_owned(), *caller);
         let accepted = blocking(move || source::accept(&roots, &path, &caller)).await?;
         let size_bytes = accepted.fingerprint.size_bytes;
         let limit_bytes = core.destination(&row.destination).map(|one| one.store.profile().object_max_bytes);
@@ -358,6 +355,17 @@ impl Uploads {
         Ok(unfinished.len() as u64)
     }
 
+    /// Takes another configuration over: what begins from now on follows it. The limits of the spool and
+    /// `max_parts_in_flight` stay as they were at the start.
+    ///
+    /// # Errors
+    /// `Config` where a destination's prefix is no template; then nothing has changed.
+    pub fn reconfigure(&self, config: Config, destinations: Vec<Destination>) -> Result<(), StartError> {
+        check_destinations(&destinations)?;
+        self.0.reconfigure(config, destinations);
+        Ok(())
+    }
+
     /// Stops and starts sending. What is under way ends its parts and goes on afterwards.
     pub fn set_paused(&self, paused: bool) {
         self.0.queue().set_paused(paused);
@@ -390,7 +398,7 @@ impl Uploads {
             counts,
             spool_bytes: core.spool.used_bytes(uid),
             spool_limit_bytes: if uid.is_some() {
-                core.config.spool_max_bytes_per_uid
+                core.config().spool_max_bytes_per_uid
             } else {
                 core.spool.limit_bytes()
             },
@@ -508,6 +516,13 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, UploadError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|why| Err(UploadError::Storage(format!("a blocking task broke off: {why}"))))
+}
+
+fn check_destinations(destinations: &[Destination]) -> Result<(), StartError> {
+    destinations.iter().try_for_each(|destination| {
+        key::check_template(&destination.prefix)
+            .map_err(|why| StartError::Config(format!("destination {:?}: {why}", destination.name)))
+    })
 }
 
 /// Makes spool and queue what the journal says.

@@ -86,7 +86,7 @@ pub(super) struct Transfer {
 
 /// Sends the upload, as far as it goes now.
 pub(super) async fn send(core: Arc<Core>, row: Row, running: Running) -> Ended {
-    let Some(destination) = core.destination(&row.destination).cloned() else {
+    let Some(destination) = core.destination(&row.destination) else {
         let why = format!("the configuration has no destination {:?} any more: add it and retry", row.destination);
         return Ended::Failed(failure::failure(failure::DESTINATION_GONE, why));
     };
@@ -157,7 +157,7 @@ impl Transfer {
         if let (Some(part_bytes), Some(_)) = (self.row.part_bytes, &self.row.multipart_id) {
             return Ok(Plan::Multipart { part_bytes });
         }
-        let config = &self.core.config;
+        let config = self.core.config();
         plan(self.total_bytes, config.single_put_max_bytes, config.part_size_bytes, &self.store.profile())
             .map_err(|why| failure::failure(failure::STORE_REFUSED, why.to_string()))
     }

@@ -127,7 +127,7 @@ impl Transfer {
                         self.check_range(body).await.map_err(Stop::Ended)?;
                     }
                     tries += 1;
-                    if tries >= self.core.config.part_attempts {
+                    if tries >= self.core.config().part_attempts {
                         let reason = failure::STORE_UNAVAILABLE;
                         return Err(wait(WaitReason::Retry, Scope::Upload, reason, &error, true));
                     }
@@ -178,7 +178,7 @@ impl Transfer {
     /// What was handed to the kernel may take long on a slow link before it is answered: every stall doubles the time
     /// that the next one has.
     fn patience(&self, request: Request<'_>) -> Duration {
-        let config = &self.core.config;
+        let config = self.core.config();
         if matches!(request, Request::Complete { .. }) {
             return Duration::from_millis(config.complete_timeout_ms);
         }

@@ -117,7 +117,7 @@ impl Transfer {
         let mut stopped = None;
         loop {
             while stopped.is_none()
-                && under_way.len() < self.core.config.max_parts_in_flight.max(1)
+                && under_way.len() < self.core.config().max_parts_in_flight.max(1)
                 && let Some(number) = missing.next()
             {
                 let (transfer, id) = (Arc::clone(self), multipart_id.to_owned());
