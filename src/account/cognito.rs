@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn codes_become_what_the_api_knows() {
-        let table: [(Option<&str>, Option<u16>, fn(&AccountError) -> bool); 17] = [
+        type Is = fn(&AccountError) -> bool;
+        let table: [(Option<&str>, Option<u16>, Is); 17] = [
             (Some("UsernameExistsException"), Some(400), |it| matches!(it, AccountError::UserExists(_))),
             (Some("AliasExistsException"), Some(400), |it| matches!(it, AccountError::AliasExists(_))),
             (Some("InvalidPasswordException"), Some(400), |it| matches!(it, AccountError::InvalidPassword(_))),

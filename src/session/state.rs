@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use self::round::Round;
 use super::SessionState;
-use super::event::{Call, Effect, Event, Failure, Known, Limits, Refusal, Reply, Success, Want};
+use super::event::{Call, Effect, Event, Failure, Known, Limits, Refusal, Reply, Want};
 use super::schedule::{self, Jitter};
 use crate::clock::BootInstant;
 

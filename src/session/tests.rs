@@ -333,7 +333,7 @@ async fn a_drained_session_is_the_uploads_alone_also_over_a_restart() {
         assert_eq!(device.sessions.get(&ADA, id).unwrap().state, SessionState::SigningOut);
         assert!(matches!(device.sessions.get(&ADA, None), Err(SessionError::NoSession)));
         device.uploads(&ADA, "ada").await.unwrap();
-        assert_eq!(device.sessions.signing_out(), [session.id.clone()]);
+        assert_eq!(device.sessions.signing_out(), std::slice::from_ref(&session.id));
         device.restart("key").await;
     }
     assert_eq!(device.cloud.count("revoke"), 0);

@@ -13,3 +13,5 @@ mod local_cloud_s3;
 mod local_cloud_scenario;
 #[cfg(feature = "local-cloud")]
 mod rehearsal;
+#[cfg(feature = "local-cloud")]
+mod sessions;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::session::Config;
+use crate::session::event::Success;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -78,9 +79,9 @@ fn throttling_waits_two_minutes_and_a_refused_token_an_hour_then_72() {
     assert_eq!(machine.on(start, Event::Done(Err(Failure::TokenRefused))), vec![Effect::Persist]);
     assert_eq!(machine.state(start), SessionState::NeedsSignIn);
     assert!(machine.servable_until(start).is_some(), "what is valid is served to its end");
-    let (mut attempts, mut now) = (0, start);
+    let mut attempts = 0;
     let wiped = loop {
-        now = machine.next_wake().unwrap();
+        let now = machine.next_wake().unwrap();
         let effects = machine.on(now, Event::Wake);
         if effects.contains(&Effect::WipeTokens) {
             break now;
@@ -92,7 +93,7 @@ fn throttling_waits_two_minutes_and_a_refused_token_an_hour_then_72() {
     };
     assert_eq!(wiped, start + 72 * HOUR);
     assert!((64..=71).contains(&attempts), "hourly: {attempts}");
-    assert_eq!(machine.ask(now, Want::Credentials).0, Reply::Now(Err(Refusal::NeedsSignIn)));
+    assert_eq!(machine.ask(wiped, Want::Credentials).0, Reply::Now(Err(Refusal::NeedsSignIn)));
 }
 
 #[test]
