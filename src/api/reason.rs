@@ -156,21 +156,32 @@ mod tests {
             include_str!("../../proto/tidegate/v1/session.proto"),
             include_str!("../../proto/tidegate/v1/upload.proto"),
         ];
-        let mut seen = 0;
+        let mut named = BTreeSet::new();
         for text in files {
-            let comments = text.lines().filter_map(|line| line.trim().strip_prefix("//"));
+            let comments = text.lines().filter_map(|line| line.trim().strip_prefix("//").map(str::trim));
             let comments = comments.collect::<Vec<_>>().join(" ");
-            for (_, errors) in comments.match_indices("Errors:").map(|(at, _)| comments.split_at(at)) {
-                let end = errors.find(". ").unwrap_or(errors.len()).min(600);
-                for inside in errors[..end].split('(').skip(1).filter_map(|rest| rest.split(')').next()) {
-                    for word in inside.split([',', ' ']).filter(|word| word.contains('_')) {
-                        assert!(Reason::ALL.iter().any(|reason| reason.name() == word), "{word} is in no table");
-                        seen += 1;
-                    }
+            // "CODE (REASON, REASON)": what stands in the brackets behind a gRPC code.
+            for (code, behind) in comments.match_indices(" (").map(|(at, _)| comments.split_at(at)) {
+                let code = code.rsplit([' ', '\n']).next().unwrap_or_default();
+                if Reason::ALL.iter().any(|reason| upper_snake(&format!("{:?}", reason.code())) == code) {
+                    let inside = behind.trim_start_matches(" (").split(')').next().unwrap_or_default();
+                    let words = inside
+                        .split([',', ' ', ';'])
+                        .filter(|word| word.len() > 2 && word.chars().all(|c| c.is_ascii_uppercase() || c == '_'));
+                    named.extend(words.map(|word| (code.to_owned(), word.to_owned())));
                 }
             }
         }
-        assert!(seen >= 30, "only {seen} reasons found in the comments: did their form change?");
+        for (code, name) in &named {
+            let reason = Reason::ALL.iter().find(|reason| reason.name() == name);
+            let reason = reason.unwrap_or_else(|| panic!("{name} is in no table"));
+            assert_eq!(&upper_snake(&format!("{:?}", reason.code())), code, "{name}");
+        }
+        let unnamed = Reason::ALL.iter().filter(|reason| !named.iter().any(|(_, name)| name == reason.name()));
+        let unnamed: Vec<_> = unnamed.map(|reason| reason.name()).collect();
+        // What no RPC answers by itself.
+        let of_the_transport = ["UNSUPPORTED_ENCODING", "UNKNOWN_METHOD", "INTERNAL"];
+        assert_eq!(unnamed, of_the_transport, "every other reason stands in a proto comment");
     }
 
     fn upper_snake(camel: &str) -> String {

@@ -1,10 +1,16 @@
 //! Integration tests: one binary, one file per subject.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "local-cloud")]
+mod bad_input;
 mod cli;
+#[cfg(feature = "local-cloud")]
+mod fixture;
 mod house;
 #[cfg(feature = "local-cloud")]
 mod iam;
+#[cfg(feature = "local-cloud")]
+mod lifecycle;
 #[cfg(feature = "local-cloud")]
 mod local_cloud_faults;
 #[cfg(feature = "local-cloud")]
