@@ -168,6 +168,7 @@ impl Daemon {
         tokio::join!(self.api.join_next(), self.uploads.drain(self.drain_timeout));
         self.sessions.shutdown().await;
         self.stop.cancel();
+        self.uploads.release();
     }
 }
 

@@ -121,6 +121,11 @@ impl Uploads {
         self.0.state_dir.close();
     }
 
+    /// Lets another daemon have the state directory. After [`Uploads::drain`], when no caller is left.
+    pub fn release(&self) {
+        self.0.state_dir.release();
+    }
+
     /// Begins an upload whose bytes come over the socket; the same id and spec again gives the same upload. One that is
     /// still RECEIVING starts again at its first byte: [`Uploads::resume`] goes on instead.
     ///

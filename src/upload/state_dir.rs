@@ -17,7 +17,7 @@ pub struct StateDir {
     root: PathBuf,
     spool: PathBuf,
     /// Closing it gives the lock back.
-    _lock: File,
+    lock: File,
     unclean: bool,
     broken: OnceLock<String>,
 }
@@ -58,7 +58,7 @@ impl StateDir {
         let running = root.join("running");
         let unclean = running.exists();
         File::create(&running).map_err(|why| fail(&running, why))?;
-        Ok(Self { root: root.to_owned(), spool, _lock: lock, unclean, broken: OnceLock::new() })
+        Ok(Self { root: root.to_owned(), spool, lock, unclean, broken: OnceLock::new() })
     }
 
     /// True where the last daemon did not stop in an orderly way.
@@ -71,6 +71,12 @@ impl StateDir {
         if self.broken.get().is_none() {
             let _ = fs::remove_file(self.root.join("running"));
         }
+    }
+
+    /// Gives the lock back. Only once nobody can write any more: the journal's thread and the last handles end a little
+    /// later, by themselves, and a daemon that starts in between must not be refused.
+    pub fn release(&self) {
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 
     /// The journal's file.

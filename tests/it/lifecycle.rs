@@ -139,7 +139,7 @@ async fn a_thousand_callers_of_a_cold_session_cost_one_call() {
     stage.sign_in(&user).await;
     stage.stop_daemon().await;
     stage.start_daemon().await.unwrap();
-    let calls = |stage: &Stage| stage.cloud.counters().get("cognito-identity:GetCredentialsForIdentity");
+    let calls = |stage: &Stage| stage.cloud.counters().of("cognito-identity:GetCredentialsForIdentity");
     let before = calls(&stage);
     // Slow enough that all callers wait for the same answer.
     let slow = tidegate::local_cloud::faults::Rule::new(
