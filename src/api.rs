@@ -121,6 +121,8 @@ fn add_reflection(routes: Routes) -> Routes {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that clients which know us only by reflection can read the details of our errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let v1 = described().build_v1().expect("our own descriptors, made by the build");
     let v1alpha = described().build_v1alpha().expect("our own descriptors, made by the build");

@@ -177,12 +177,14 @@ async fn health_and_both_reflections_are_served() {
         assert!(names.iter().any(|name| name == service), "{service} is not in {names:?}");
     }
 
-    let symbol = new::server_reflection_request::MessageRequest::FileContainingSymbol("tidegate.v1.Upload".to_owned());
-    let request = new::ServerReflectionRequest { host: String::new(), message_request: Some(symbol) };
-    let mut client = new::server_reflection_client::ServerReflectionClient::new(channel);
-    let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
-    let answer = answers.next().await.unwrap().unwrap().message_response.unwrap();
-    assert!(matches!(answer, new::server_reflection_response::MessageResponse::FileDescriptorResponse(_)));
+    for symbol in ["tidegate.v1.Upload", "google.rpc.ErrorInfo"] {
+        let symbol = new::server_reflection_request::MessageRequest::FileContainingSymbol(symbol.to_owned());
+        let request = new::ServerReflectionRequest { host: String::new(), message_request: Some(symbol) };
+        let mut client = new::server_reflection_client::ServerReflectionClient::new(channel.clone());
+        let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+        let answer = answers.next().await.unwrap().unwrap().message_response.unwrap();
+        assert!(matches!(answer, new::server_reflection_response::MessageResponse::FileDescriptorResponse(_)));
+    }
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ class JudgesCloud:
     """ministack and SeaweedFS, with a pool, a client, two groups, two roles and a bucket."""
 
     name = "ministack and SeaweedFS"
+    # Direct web identity: the daemon's configuration says which role it asks for, so a new tier needs a new one.
+    client_names_role = True
 
     def __init__(self, bench):
         self.bench = bench
@@ -173,6 +175,7 @@ region = "{REGION}"
 user_pool_id = "{self.user_pool_id}"
 client_id = "{self.client_id}"
 endpoint_url = "{self.idp_url}"
+issuer = "https://cognito-idp.{REGION}.amazonaws.com/{self.user_pool_id}"
 jwks_url = "{self.jwks_url}"
 
 [identity.credentials]
@@ -200,9 +203,11 @@ path_style = true
         if other:
             self.idp.admin_remove_user_from_group(UserPoolId=self.user_pool_id, Username=username, GroupName=other)
 
-    def need_config_for_tier(self):
-        """The daemon names the role here, so a new tier needs a new configuration."""
-        return True
+    def name_paid_role(self, run):
+        """A daemon that is configured for the paid role asks for it on behalf of a free user."""
+        said = run.restart("paid").aws_credentials(run.session)[1]
+        run.restart("free")
+        return said
 
     def keys(self):
         listing = self.admin_s3.list_objects_v2(Bucket=BUCKET)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import urllib.parse
 
 from harness import REGION, Failed, client, http, wait_until
@@ -10,6 +11,7 @@ from judges import BUCKET
 
 class LocalCloud:
     name = "the local cloud"
+    client_names_role = False
 
     def __init__(self, bench, name="local-cloud"):
         self.bench = bench
@@ -94,8 +96,19 @@ path_style = true
         if other:
             self.idp.admin_remove_user_from_group(UserPoolId=self.user_pool_id, Username=username, GroupName=other)
 
-    def need_config_for_tier(self):
-        return False
+    def name_paid_role(self, run):
+        """There is no way to: a tiered identity refuses the kinds of credentials that name a role."""
+        paid = next(role for role in self.role_arns() if "Paid" in role)
+        file = run.daemon.dir / "names-a-role.toml"
+        kind = f'kind = "web_identity"\nrole_arn = "{paid}"'
+        file.write_text(self.config().replace('kind = "cognito_identity_pool"', kind))
+        done = subprocess.run([self.bench.tidegate, "check-config", str(file)], capture_output=True, text=True)
+        refused = done.returncode != 0 and "tiered" in done.stdout + done.stderr
+        return "refused by the configuration" if refused else f"{done.returncode}: {done.stdout}{done.stderr}"
+
+    def role_arns(self):
+        groups = self.idp.list_groups(UserPoolId=self.user_pool_id)["Groups"]
+        return [group["RoleArn"] for group in groups if "RoleArn" in group]
 
     def keys(self):
         listing = self.admin_s3.list_objects_v2(Bucket=BUCKET)

@@ -84,7 +84,7 @@ def with_boto3(checks, cloud):
         say("credentials from the identity pool", said, "ok")
         say("the identity id is stable", credentials(tokens["IdToken"])[1], identity_id)
         say("a forged ID token", credentials(tokens["IdToken"][:-6] + "AAAAAA")[0], "NotAuthorizedException")
-        paid = next(output for output in roles(idp, cloud) if "Paid" in output)
+        paid = next(role for role in cloud.role_arns() if "Paid" in role)
         say("naming the paid role while free", credentials(tokens["IdToken"], CustomRoleArn=paid)[0],
             "NotAuthorizedException")  # fmt: skip
         said, _ = outcome(identity.get_open_id_token, IdentityId=identity_id, Logins={cloud.provider: tokens["IdToken"]})
@@ -149,10 +149,6 @@ def with_boto3(checks, cloud):
         say("its reset with the code", said, "ok")
         say("the old password", sign_in()[0], "NotAuthorizedException")
         say("the new password", sign_in("Battery-Staple-8")[0], "ok")
-
-
-def roles(idp, cloud):
-    return [group["RoleArn"] for group in idp.list_groups(UserPoolId=cloud.user_pool_id)["Groups"] if "RoleArn" in group]
 
 
 def multipart(s3, key):

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::Request;
+use http::header::{CONNECTION, HeaderValue};
 use http::request::Parts;
 use hyper::body::Incoming;
 use s3s::service::S3Service;
@@ -226,13 +227,21 @@ impl Services {
         if let Route::S3(operation, _) = route {
             self.site.counters.count(operation);
         }
-        let body = DrainedBody::new(incoming, expects_continue(&parts));
+        let waits_for_leave = expects_continue(&parts);
+        let body = DrainedBody::new(incoming, waits_for_leave);
         if let Some(refused) = self.check_skew(&parts) {
             return Ok(refused);
         }
         let request = Request::from_parts(parts, Body::http_body_unsync(body));
         match self.s3.call(request).await {
-            Ok(reply) => Ok(reply),
+            Ok(mut reply) => {
+                if waits_for_leave && !reply.status().is_success() {
+                    // The client keeps its body, so nothing else can come over this connection: say so, or it may send
+                    // its next request into a connection that is being closed.
+                    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok(reply)
+            }
             Err(error) => {
                 let error: Box<dyn std::error::Error + Send + Sync> = HttpError::into(error);
                 tracing::warn!(%error, "S3 could not answer");
