@@ -65,8 +65,8 @@ impl UploadService for UploadApi {
         let finish = match take_bytes(&mut messages, &mut ingest).await {
             Ok(finish) => finish,
             Err(broken) => {
-                // What has come by now is kept; without the ingest the next stream can go on with it.
-                drop(ingest);
+                // What has come by now is kept, and the next stream can go on with it.
+                ingest.leave().await;
                 let received = self.uploads.get(&caller, id).await.map_or(0, |view| view.received_bytes);
                 return Err(broken.into_status(Some((names::of_upload(id), received))));
             }

@@ -130,6 +130,19 @@ impl Ingest {
         }
     }
 
+    /// The same as dropping it, but returns only when what has come is synced: the upload's `received_bytes` is right
+    /// then. Being broken off changes nothing.
+    pub async fn leave(self) {
+        if let Kind::Arriving(mut arriving) = self.0
+            && let Some(stream) = arriving.stream.0.take()
+        {
+            stream.slot.parked.store(true, Ordering::Release);
+            let tasks = stream.core.tasks.clone();
+            // A panic in there shows in the log; the next start recovers.
+            let _ = tasks.spawn(stream.park()).await;
+        }
+    }
+
     /// Takes the next bytes; waits while the writer is behind (bounded).
     ///
     /// # Errors

@@ -20,6 +20,7 @@ async fn a_restart_keeps_sessions_and_half_a_photo() {
     let half = Message::Chunk(Bytes::copy_from_slice(&photo[..400_000]));
     let status = send(&mut stage.uploads().await, [begin(id, spec("free/half.jpg")), half]).await.unwrap_err();
     assert_eq!(reason(&status), "STREAM_UNFINISHED");
+    assert_eq!(variables(&status)["received_bytes"], "400000");
 
     stage.stop_daemon().await;
     assert!(!stage.socket_path().exists());
@@ -31,7 +32,7 @@ async fn a_restart_keeps_sessions_and_half_a_photo() {
     let request = v1::GetUploadRequest { name: name.clone() };
     let upload = stage.uploads().await.get_upload(request).await.unwrap().into_inner().upload.unwrap();
     assert_eq!(upload.state(), v1::UploadState::Receiving);
-    assert_eq!(upload.received_bytes, 400_000, "what a graceful stop had received is synced");
+    assert_eq!(upload.received_bytes, 400_000, "what was promised is there");
     let rest = Message::Chunk(Bytes::copy_from_slice(&photo[400_000..]));
     let resume = Message::Resume(v1::UploadResume { name: name.clone(), offset: upload.received_bytes });
     send(&mut stage.uploads().await, [resume, rest, finish(700_000)]).await.unwrap();

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 #[cfg(feature = "local-cloud")]
+mod activation;
+#[cfg(feature = "local-cloud")]
 mod bad_input;
 mod cli;
 #[cfg(feature = "local-cloud")]
@@ -21,3 +23,5 @@ mod local_cloud_scenario;
 mod rehearsal;
 #[cfg(feature = "local-cloud")]
 mod sessions;
+#[cfg(feature = "local-cloud")]
+mod two_uids;
