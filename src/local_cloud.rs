@@ -1,6 +1,13 @@
 //! The rehearsal AWS: user pool, identity pool, STS, IAM, S3 and hosted sign-in at one URL. Owns everything behind
 //! `tidegate local-cloud`; promises AWS's codes and shapes, that what runs is what the template says, and that a start
 //! on the same directory forgets nothing; must never be imported by the daemon.
+//!
+//! One URL serves everything: `X-Amz-Target` leads to the pools, a form with `Action` to STS, `/.well-known/` to keys,
+//! `/_tidegate/` to the cloud's own pages (`health`, `outbox`, `counters`, `requests`, `outputs`, `faults`,
+//! `expire-sessions`), all else to S3, path style. Known differences from AWS: loopback counts as TLS for
+//! `aws:SecureTransport`; a completed multipart upload is gone at once, where S3 still answers a repeated completion
+//! for a while; stale uploads are cleared at the start, not daily; bytes survive a restart of the process, not a power
+//! cut; buckets come from the template only.
 
 pub mod counters;
 pub mod error;

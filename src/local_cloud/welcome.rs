@@ -35,7 +35,8 @@ pub fn message(cloud: &LocalCloud) -> String {
         }
     }
     let _ = writeln!(text, "\nPoint the AWS CLI or any SDK at it:");
-    let _ = writeln!(text, "  export AWS_ENDPOINT_URL={url} AWS_REGION={}", seed.region);
+    // Old SDKs and the AWS CLI's first version know only the second name of the region.
+    let _ = writeln!(text, "  export AWS_ENDPOINT_URL={url} AWS_REGION={0} AWS_DEFAULT_REGION={0}", seed.region);
     let _ = writeln!(text, "  export AWS_ACCESS_KEY_ID={access_key_id} AWS_SECRET_ACCESS_KEY={secret_access_key}");
     if let Some(bucket) = seed.buckets.first() {
         let _ = writeln!(text, "  aws s3 ls s3://{}", bucket.name);

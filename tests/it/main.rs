@@ -14,6 +14,8 @@ mod iam;
 #[cfg(feature = "local-cloud")]
 mod lifecycle;
 #[cfg(feature = "local-cloud")]
+mod local_cloud_buckets;
+#[cfg(feature = "local-cloud")]
 mod local_cloud_faults;
 #[cfg(feature = "local-cloud")]
 mod local_cloud_s3;
