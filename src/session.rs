@@ -17,6 +17,7 @@ mod mailbox;
 mod registry;
 mod schedule;
 mod seal;
+mod sessions;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ use secrecy::SecretString;
 use crate::credential::{CredentialSource, Credentials};
 
 pub use config::{Config, TokensConfig, TokensKind};
-pub use registry::Sessions;
+pub use sessions::Sessions;
 
 /// `sessions/{id}`; the id is a ULID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+/// The background waits this long behind callers, then in line with them: a refresh ahead has a quarter of an hour.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// How long the background steps back while somebody waits.
 const STEP_BACK: Duration = Duration::from_millis(100);
 
@@ -72,6 +74,7 @@ impl Limiter {
             biased;
             () = raised => self.acquire_urgent().await,
             () = self.acquire_background() => {}
+            () = tokio::time::sleep(PATIENCE) => self.acquire_urgent().await,
         }
     }
 
@@ -122,6 +125,28 @@ mod tests {
         }
         let took = start.elapsed().as_secs_f64();
         assert!((9.9..10.2).contains(&took), "20 more took {took} s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_without_end_do_not_starve_the_background() {
+        let limiter = Arc::new(Limiter::new(2, 1));
+        let flood: Vec<_> = (0..4)
+            .map(|_| {
+                let limiter = Arc::clone(&limiter);
+                tokio::spawn(async move {
+                    loop {
+                        limiter.acquire_urgent().await;
+                    }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let start = Instant::now();
+        limiter.acquire(watch::channel(false).1).await;
+        assert!(start.elapsed() >= PATIENCE && start.elapsed() < PATIENCE + Duration::from_secs(5));
+        for task in flood {
+            task.abort();
+        }
     }
 
     #[tokio::test(start_paused = true)]

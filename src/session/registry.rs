@@ -1,10 +1,9 @@
-//! Every session of this device. Owns who sees which session; promises that signing in again gives the same session and
-//! that another uid's session does not exist; must never hold a lock while it waits.
+//! The handles to the sessions' tasks and what the tasks share. Owns who is found by whom; promises that another uid's
+//! session is not found and that signing in again finds the same one; must never hold a lock while it waits.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -18,310 +17,21 @@ use super::files::{Contents, Files, Place};
 use super::limiter::Limiter;
 use super::mailbox::{Answer, Asker, Command};
 use super::{
-    Config, Identity, ServedCredentials, ServedTokens, SessionError, SessionId, SessionView, SignInMethod,
-    SignOutUploads, TokenError, TokenSet, TokenSource,
+    Config, Identity, ServedCredentials, SessionError, SessionId, SessionView, TokenError, TokenSet, TokenSource,
 };
 use crate::caller::Caller;
 use crate::clock::{BootInstant, Clock, unix_ms};
 use crate::telemetry::metrics;
-use crate::telemetry::metrics::{CacheResult, SignInOutcome};
+use crate::telemetry::metrics::CacheResult;
 
 /// A call is one or two requests; what has not come back after this many call timeouts is given up.
 const GIVE_UP_CALLS: u64 = 3;
+/// No caller waits longer for a session's task; the process-wide limit may be that far behind.
+const CALLER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// The most sign-ins of one uid at a time: no program takes the others' turns.
+const SIGN_INS_PER_UID: usize = 4;
 /// How often a revocation is tried, and how long after a failure.
 const REVOKE_WAITS: [Duration; 3] = [Duration::from_secs(0), Duration::from_secs(2), Duration::from_secs(15)];
-
-/// Every session of this device; clones share it.
-#[derive(Debug, Clone)]
-pub struct Sessions(Arc<Shared>);
-
-impl Sessions {
-    /// Opens the sealed sessions of `state_dir` and starts their tasks. `stop` ends every task; see
-    /// [`Sessions::shutdown`].
-    ///
-    /// # Errors
-    /// `Configuration` where a tiered identity has a source in which the client names the role; `Storage` where the
-    /// state directory or the seal key cannot be used.
-    pub async fn start(
-        config: Config,
-        identities: Vec<Identity>,
-        state_dir: &Path,
-        clock: Clock,
-        stop: CancellationToken,
-    ) -> Result<Self, SessionError> {
-        for identity in &identities {
-            if identity.tiered && identity.credentials.client_names_role() && !identity.allow_client_role_choice {
-                return Err(SessionError::Configuration(format!(
-                    "identity {:?} is tiered, and in its credential source the client names the role: use kind = \
-                     \"cognito_identity_pool\", or set tiered = false",
-                    identity.name
-                )));
-            }
-        }
-        let credentials_dir = std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into);
-        let (files, found) =
-            Files::open(state_dir.join("sessions"), credentials_dir, config.seal_key_file.clone()).await?;
-        // Twice the limit: an entry that is pushed out costs a detour through the session's task.
-        let capacity = (config.max_sessions.max(found.len()) as u64).saturating_mul(2);
-        let shared = Arc::new(Shared {
-            limits: Limits::from(&config),
-            limiter: Limiter::new(config.max_upstream_calls_per_s, config.upstream_burst),
-            give_up_after: Duration::from_millis(
-                config.connect_timeout_ms.saturating_add(config.call_timeout_ms.saturating_mul(GIVE_UP_CALLS)),
-            ),
-            config,
-            identities,
-            clock,
-            files,
-            cache: moka::sync::Cache::new(capacity),
-            registry: RwLock::default(),
-            adopting: tokio::sync::Mutex::default(),
-            changes: watch::channel(0).0,
-            stop,
-            tasks: TaskTracker::new(),
-        });
-        for session in found {
-            let id = session.place.id.clone();
-            let Some(identity) = shared.identities.iter().find(|it| it.name == session.place.identity).cloned() else {
-                tracing::warn!(session = %id, identity = %session.place.identity, "no such identity any more: kept, not used");
-                continue;
-            };
-            if session.contents.is_none() {
-                tracing::error!(session = %id, "the seal key does not open this session: the user must sign in again");
-            }
-            shared.spawn(Start { place: session.place, contents: session.contents, tokens: None, identity });
-        }
-        Ok(Self(shared))
-    }
-
-    /// Waits until every task has ended; cancels them first. Nothing is lost: what matters is on disk already.
-    pub async fn shutdown(&self) {
-        self.0.stop.cancel();
-        self.0.tasks.close();
-        self.0.tasks.wait().await;
-    }
-
-    /// Sessions that only wait for their uploads: after a start, those without unfinished uploads are to be told
-    /// [`Sessions::uploads_done`].
-    pub fn signing_out(&self) -> Vec<SessionId> {
-        let registry = self.0.read();
-        let signing_out = registry.by_id.values().filter(|handle| !handle.vending.load(Ordering::SeqCst));
-        signing_out.map(|handle| SessionId(handle.place.id.clone())).collect()
-    }
-
-    /// The uploads of a session that is signing out are done (or were parked): its tokens are revoked and wiped. Nothing
-    /// happens where the session is not signing out.
-    pub async fn uploads_done(&self, session: &SessionId) {
-        let handle = self.0.read().by_id.get(&session.0).cloned();
-        if let Some(handle) = handle {
-            let _ = handle.tell(Command::UploadsDone).await;
-        }
-    }
-
-    /// Moves with every sign-in, every new set of credentials and every end of a session: uploads that wait for any of
-    /// them try again then.
-    pub fn changed(&self) -> watch::Receiver<u64> {
-        self.0.changes.subscribe()
-    }
-
-    /// The link is back: sessions whose last refresh failed for its sake spread over the boot jitter, or try earlier
-    /// where their back-off ends earlier.
-    pub fn link_returned(&self) {
-        for handle in self.0.read().by_id.values() {
-            // A full mailbox means that somebody is asking anyway.
-            let _ = handle.commands.try_send(Command::LinkReturned);
-        }
-    }
-
-    /// Signs a user in; again as the same user gives the same session.
-    ///
-    /// # Errors
-    /// See [`SessionError`].
-    pub async fn sign_in(
-        &self,
-        caller: &Caller,
-        identity: Option<&str>,
-        method: SignInMethod,
-    ) -> Result<SessionView, SessionError> {
-        let result = self.sign_in_and_wait(caller, identity, method).await;
-        metrics().sign_in(match &result {
-            Ok(_) => SignInOutcome::Ok,
-            Err(SessionError::Token(
-                TokenError::BadCredentials(_)
-                | TokenError::TokenInvalid(_)
-                | TokenError::TokenExpired(_)
-                | TokenError::TokenWrongAudience(_),
-            )) => SignInOutcome::Refused,
-            Err(_) => SignInOutcome::Failed,
-        });
-        result
-    }
-
-    /// The caller's session of that id, or its only one.
-    ///
-    /// # Errors
-    /// `NotFound`, `NoSession`, `Ambiguous`.
-    pub fn get(&self, caller: &Caller, id: Option<&SessionId>) -> Result<SessionView, SessionError> {
-        Ok(self.0.find(caller, id)?.view.borrow().clone())
-    }
-
-    /// The caller's sessions, oldest first.
-    pub fn list(&self, caller: &Caller) -> Vec<SessionView> {
-        let mut views: Vec<SessionView> = {
-            let registry = self.0.read();
-            let owned = registry.by_owner.get(&caller.uid).map(Vec::as_slice).unwrap_or_default();
-            owned.iter().map(|handle| handle.view.borrow().clone()).collect()
-        };
-        views.sort_by(|a, b| a.id.cmp(&b.id));
-        views
-    }
-
-    /// How many sessions there are (`None`) or that uid has.
-    pub fn count(&self, uid: Option<u32>) -> usize {
-        let registry = self.0.read();
-        match uid {
-            Some(uid) => registry.by_owner.get(&uid).map_or(0, Vec::len),
-            None => registry.by_id.len(),
-        }
-    }
-
-    /// The caller's session now and after every change; the channel closes when the session is gone.
-    ///
-    /// # Errors
-    /// As [`Sessions::get`].
-    pub fn watch(&self, caller: &Caller, id: Option<&SessionId>) -> Result<watch::Receiver<SessionView>, SessionError> {
-        Ok(self.0.find(caller, id)?.view.clone())
-    }
-
-    /// Credentials for a local program; from memory where they are valid.
-    ///
-    /// # Errors
-    /// See [`SessionError`].
-    pub async fn credentials(
-        &self,
-        caller: &Caller,
-        id: Option<&SessionId>,
-    ) -> Result<ServedCredentials, SessionError> {
-        let handle = self.0.find(caller, id)?;
-        if handle.vending.load(Ordering::SeqCst)
-            && let Some(served) = self.0.cached(&handle)
-        {
-            return Ok(served);
-        }
-        metrics().credential_read(CacheResult::Miss);
-        handle.ask(Asker::Credentials).await
-    }
-
-    /// The user's JWTs for a local program, refreshed where the ID token has less than 5 minutes left.
-    ///
-    /// # Errors
-    /// See [`SessionError`].
-    pub async fn tokens(&self, caller: &Caller, id: Option<&SessionId>) -> Result<ServedTokens, SessionError> {
-        self.0.find(caller, id)?.ask(Asker::Tokens).await
-    }
-
-    /// New tokens and credentials now.
-    ///
-    /// # Errors
-    /// See [`SessionError`].
-    pub async fn refresh(&self, caller: &Caller, id: Option<&SessionId>) -> Result<SessionView, SessionError> {
-        self.0.find(caller, id)?.ask(Asker::Refresh).await
-    }
-
-    /// Ends a session: vending, streams and tokens stop before this returns. The caller then tells
-    /// `Uploads::session_ended`, and after a drain that had nothing to send [`Sessions::uploads_done`]. The refresh token
-    /// is revoked in the background, a few times where the pool cannot be reached.
-    ///
-    /// With `everywhere` the pool ends every session of the user at once; a drain then only has what was given out.
-    ///
-    /// # Errors
-    /// `NotFound`, `NoSession`, `Ambiguous`; `Storage` where the session has ended but its sealed file could not be
-    /// removed.
-    pub async fn sign_out(
-        &self,
-        caller: &Caller,
-        id: Option<&SessionId>,
-        uploads: SignOutUploads,
-        everywhere: bool,
-    ) -> Result<SessionId, SessionError> {
-        let handle = self.0.find(caller, id)?;
-        // Before the task hears of it: nobody gets credentials from here on.
-        handle.vending.store(false, Ordering::SeqCst);
-        let drain = uploads == SignOutUploads::Drain;
-        handle.tell(|done| Command::SignOut { drain, everywhere, done }).await?;
-        Ok(SessionId(handle.place.id.clone()))
-    }
-
-    /// For the upload worker: credentials of exactly this identity id for this uid, also while signing out (drain).
-    ///
-    /// # Errors
-    /// `NeedsSignIn` where no session of this uid has the identity id now: the upload is parked.
-    pub async fn credentials_for_upload(
-        &self,
-        owner_uid: u32,
-        identity: &str,
-        identity_id: &str,
-    ) -> Result<ServedCredentials, SessionError> {
-        let handle = self.0.of_identity_id(owner_uid, identity, identity_id)?;
-        let served = match self.0.cached(&handle) {
-            Some(served) => served,
-            None => handle.ask(Asker::UploadCredentials).await?,
-        };
-        if served.identity_id == identity_id {
-            Ok(served)
-        } else {
-            Err(SessionError::IdentityChanged("the session has another identity id now: sign in again".to_owned()))
-        }
-    }
-
-    /// For the upload worker after an `AccessDenied` of a request that was signed with `denied_access_key_id`: new
-    /// tokens and credentials, at most once per interval and session. `Ok(true)` where the credentials are other ones
-    /// now (also where they were already), `Ok(false)` where it is too early for another refresh.
-    ///
-    /// # Errors
-    /// See [`SessionError`].
-    pub async fn refresh_after_denied(
-        &self,
-        owner_uid: u32,
-        identity: &str,
-        identity_id: &str,
-        denied_access_key_id: &str,
-    ) -> Result<bool, SessionError> {
-        let handle = self.0.of_identity_id(owner_uid, identity, identity_id)?;
-        handle.ask(|reply| Asker::Denied(denied_access_key_id.to_owned(), reply)).await
-    }
-
-    async fn sign_in_and_wait(
-        &self,
-        caller: &Caller,
-        identity: Option<&str>,
-        method: SignInMethod,
-    ) -> Result<SessionView, SessionError> {
-        let identity = self.0.identity(identity)?;
-        self.0.limiter.acquire_urgent().await;
-        let (tokens, username, ours) = match method {
-            SignInMethod::Password { username, password } => {
-                let tokens = identity.tokens.sign_in(&username, &password).await?;
-                (tokens, username, true)
-            }
-            SignInMethod::Tokens { id_token, access_token, refresh_token } => {
-                let tokens = identity.tokens.verify(id_token, access_token, refresh_token).await?;
-                let username = tokens.claims.username.clone();
-                (tokens, username, false)
-            }
-        };
-        // From here on in a task of its own: a caller that goes away leaves no half of a session.
-        let (shared, uid) = (Arc::clone(&self.0), caller.uid);
-        let adopted = self.0.tasks.spawn(async move { shared.adopt(uid, identity, tokens, username, ours).await });
-        let handle = adopted.await.map_err(|_| stopping())??;
-        // The first credentials, so that the identity id is known even when the link goes down next. A failure is the
-        // session's to show, not the sign-in's.
-        let wait = Duration::from_millis(self.0.config.sign_in_wait_ms);
-        let _ = tokio::time::timeout(wait, handle.ask(Asker::Credentials)).await;
-        let view = handle.view.borrow().clone();
-        Ok(view)
-    }
-}
 
 /// Credentials as the readers' copy holds them.
 #[derive(Debug)]
@@ -347,7 +57,9 @@ pub struct Shared {
     pub registry: RwLock<Registry>,
     /// Sign-ins become sessions one after the other.
     adopting: tokio::sync::Mutex<()>,
-    changes: watch::Sender<u64>,
+    /// Sign-ins under way, by uid.
+    signing_in: Mutex<HashMap<u32, usize>>,
+    pub changes: watch::Sender<u64>,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
 }
@@ -355,8 +67,8 @@ pub struct Shared {
 /// The handles.
 #[derive(Debug, Default)]
 pub struct Registry {
-    by_id: HashMap<String, Arc<Handle>>,
-    by_owner: HashMap<u32, Vec<Arc<Handle>>>,
+    pub by_id: HashMap<String, Arc<Handle>>,
+    pub by_owner: HashMap<u32, Vec<Arc<Handle>>>,
 }
 
 /// The way to one session's task.
@@ -366,8 +78,10 @@ pub struct Handle {
     pub serial: u64,
     /// What names the session.
     pub place: Place,
-    commands: mpsc::Sender<Command>,
-    view: watch::Receiver<SessionView>,
+    /// The task's mailbox.
+    pub commands: mpsc::Sender<Command>,
+    /// What may be shown.
+    pub view: watch::Receiver<SessionView>,
     /// Local programs get credentials and tokens.
     pub vending: AtomicBool,
     /// Parked, because an answer was about somebody else.
@@ -397,27 +111,66 @@ impl Handle {
         }
     }
 
-    async fn ask<T>(&self, asker: impl FnOnce(Answer<T>) -> Asker) -> Result<T, SessionError> {
+    pub async fn ask<T>(&self, asker: impl FnOnce(Answer<T>) -> Asker) -> Result<T, SessionError> {
         self.tell(|reply| Command::Ask(asker(reply))).await
     }
 
     /// Sends a command and waits for its answer. A task that is gone has ended its session, or the daemon stops.
-    async fn tell<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, SessionError> {
+    pub async fn tell<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, SessionError> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.commands.send(command(reply)).await;
-        match (sent, answer.await) {
-            (Ok(()), Ok(answer)) => answer,
-            _ => Err(stopping()),
+        let asked = async {
+            match (self.commands.send(command(reply)).await, answer.await) {
+                (Ok(()), Ok(answer)) => answer,
+                _ => Err(stopping()),
+            }
+        };
+        match tokio::time::timeout(CALLER_WAIT_MAX, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(SessionError::Unavailable {
+                message: format!("nothing came back within {} s: many sessions wait", CALLER_WAIT_MAX.as_secs()),
+                retry_after: Duration::from_secs(5),
+            }),
         }
     }
 }
 
 impl Shared {
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Registry> {
+    /// Without sessions yet; `found` is how many will be restored.
+    pub fn new(
+        config: Config,
+        identities: Vec<Identity>,
+        clock: Clock,
+        files: Files,
+        stop: CancellationToken,
+        found: usize,
+    ) -> Arc<Self> {
+        // Twice the limit: an entry that is pushed out costs a detour through the session's task.
+        let capacity = (config.max_sessions.max(found) as u64).saturating_mul(2);
+        Arc::new(Self {
+            limits: Limits::from(&config),
+            limiter: Limiter::new(config.max_upstream_calls_per_s, config.upstream_burst),
+            give_up_after: Duration::from_millis(
+                config.connect_timeout_ms.saturating_add(config.call_timeout_ms.saturating_mul(GIVE_UP_CALLS)),
+            ),
+            config,
+            identities,
+            clock,
+            files,
+            signing_in: Mutex::default(),
+            cache: moka::sync::Cache::new(capacity),
+            registry: RwLock::default(),
+            adopting: tokio::sync::Mutex::default(),
+            changes: watch::channel(0).0,
+            stop,
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    pub fn read(&self) -> std::sync::RwLockReadGuard<'_, Registry> {
         self.registry.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn identity(&self, name: Option<&str>) -> Result<Identity, SessionError> {
+    pub fn identity(&self, name: Option<&str>) -> Result<Identity, SessionError> {
         match (name, self.identities.as_slice()) {
             (None, [only]) => Ok(only.clone()),
             (None, all) => Err(SessionError::IdentityAmbiguous(all.len())),
@@ -428,7 +181,7 @@ impl Shared {
         }
     }
 
-    fn find(&self, caller: &Caller, id: Option<&SessionId>) -> Result<Arc<Handle>, SessionError> {
+    pub fn find(&self, caller: &Caller, id: Option<&SessionId>) -> Result<Arc<Handle>, SessionError> {
         let registry = self.read();
         if let Some(id) = id {
             let handle = registry.by_id.get(&id.0).filter(|handle| handle.place.owner_uid == caller.uid);
@@ -444,7 +197,7 @@ impl Shared {
         }
     }
 
-    fn of_identity_id(&self, uid: u32, identity: &str, identity_id: &str) -> Result<Arc<Handle>, SessionError> {
+    pub fn of_identity_id(&self, uid: u32, identity: &str, identity_id: &str) -> Result<Arc<Handle>, SessionError> {
         let registry = self.read();
         let owned = registry.by_owner.get(&uid).map(Vec::as_slice).unwrap_or_default();
         let matching = owned.iter().filter(|handle| {
@@ -458,7 +211,7 @@ impl Shared {
         })
     }
 
-    fn cached(&self, handle: &Handle) -> Option<ServedCredentials> {
+    pub fn cached(&self, handle: &Handle) -> Option<ServedCredentials> {
         let served = self.cache.get(&handle.serial)?;
         if self.clock.boot() >= served.serve_until {
             return None;
@@ -469,7 +222,7 @@ impl Shared {
     }
 
     /// Makes a sign-in a session, or the session again that the user has.
-    async fn adopt(
+    pub async fn adopt(
         self: Arc<Self>,
         uid: u32,
         identity: Identity,
@@ -520,7 +273,7 @@ impl Shared {
         Ok(self.spawn(Start { place, contents: Some(contents), tokens: Some(tokens), identity }))
     }
 
-    fn spawn(self: &Arc<Self>, start: Start) -> Arc<Handle> {
+    pub fn spawn(self: &Arc<Self>, start: Start) -> Arc<Handle> {
         let (actor, handle) = Actor::new(self, start);
         {
             let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
@@ -586,7 +339,44 @@ impl Shared {
     }
 }
 
-fn stopping() -> SessionError {
+/// One of the sign-ins that a uid may have under way.
+pub struct SigningIn<'a> {
+    shared: &'a Shared,
+    uid: u32,
+}
+
+impl<'a> SigningIn<'a> {
+    pub fn new(shared: &'a Shared, uid: u32) -> Result<Self, SessionError> {
+        let mut under_way = lock(&shared.signing_in);
+        let count = under_way.entry(uid).or_default();
+        if *count >= SIGN_INS_PER_UID {
+            return Err(SessionError::Unavailable {
+                message: format!("this uid has {SIGN_INS_PER_UID} sign-ins under way already"),
+                retry_after: Duration::from_secs(1),
+            });
+        }
+        *count += 1;
+        Ok(Self { shared, uid })
+    }
+}
+
+impl Drop for SigningIn<'_> {
+    fn drop(&mut self) {
+        let mut under_way = lock(&self.shared.signing_in);
+        if let Some(count) = under_way.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&self.uid);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn stopping() -> SessionError {
     SessionError::Unavailable {
         message: "the session has ended or the daemon is stopping".to_owned(),
         retry_after: Duration::from_secs(1),

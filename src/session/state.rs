@@ -64,6 +64,8 @@ pub struct Machine {
     last_attempt: Option<BootInstant>,
     /// When the next background round starts.
     due: Option<BootInstant>,
+    /// Until when a failure holds back what callers ask for.
+    hold: Option<BootInstant>,
     /// Since when the refresh token has been refused.
     refused_since: Option<BootInstant>,
     denied_interval: Duration,
@@ -90,6 +92,7 @@ impl Machine {
             failures: 0,
             last_attempt: None,
             due: None,
+            hold: None,
             refused_since: known.refused_for.map(|long| now.saturating_sub(long)),
             denied_interval: limits.denied_initial,
             denied_next: now,
@@ -230,6 +233,7 @@ impl Machine {
                 if self.failure == Some(Failure::Transient) && self.round.is_none() {
                     let spread = now + self.limits.boot_spread.mul_f64(self.jitter.unit());
                     self.due = Some(self.due.map_or(spread, |due| due.min(spread)));
+                    self.hold = None;
                 }
             }
         }
@@ -335,7 +339,7 @@ impl Machine {
         let until = if forced && failure != Failure::Throttled {
             self.last_attempt? + BY_HAND_AFTER_FAILURE
         } else {
-            self.due?
+            self.hold?
         };
         (now < until).then(|| if forced { unavailable(until, now) } else { self.refusal(now) })
     }
@@ -371,6 +375,7 @@ impl Machine {
         }
         self.failure = None;
         self.failures = 0;
+        self.hold = None;
         self.refused_since = None;
         let fresh_until = schedule::id_token_fresh_until(now, deadline, self.limits.id_token_ahead);
         self.id_token = Some(IdToken { deadline, fresh_until });

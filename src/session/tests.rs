@@ -108,6 +108,23 @@ async fn wrong_passwords_and_full_devices_leave_nothing_behind() {
     device.sign_in(&ADA, "b").await.expect("who has a session may sign in again");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_uid_that_floods_sign_ins_is_held_back_alone() {
+    let device = Device::new().await;
+    device.cloud.set_open(false);
+    let mut under_way: Vec<_> = (0..50).map(|_| Box::pin(device.sign_in(&ADA, "ada"))).collect();
+    let mut refused = 0;
+    for sign_in in &mut under_way {
+        let now = tokio::time::timeout(Duration::from_millis(1), sign_in).await;
+        refused += u32::from(matches!(now, Ok(Err(SessionError::Unavailable { .. }))));
+    }
+    assert_eq!(refused, 46);
+    drop(under_way);
+    device.cloud.set_open(true);
+    device.sign_in(&BOB, "bob").await.unwrap();
+    device.sign_in(&ADA, "ada").await.expect("those who went away gave their places back");
+}
+
 #[tokio::test]
 async fn ten_thousand_callers_make_one_call_and_those_who_leave_cancel_nothing() {
     let mut device = Device::new().await;

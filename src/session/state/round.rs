@@ -53,6 +53,7 @@ impl Machine {
                 self.round = None;
                 self.failure = None;
                 self.failures = 0;
+                self.hold = None;
                 self.due = Some(match self.credentials {
                     Some(cached) => cached.refresh_at,
                     None => now + self.limits.boot_spread.mul_f64(self.jitter.unit()),
@@ -173,5 +174,6 @@ impl Machine {
         };
         self.failure = Some(kept);
         self.due = Some(now + wait);
+        self.hold = self.due;
     }
 }

@@ -409,5 +409,7 @@ fn failing_upstreams_are_not_hammered() {
         machine.on(now, Event::LinkReturned);
         let due = machine.next_wake().unwrap();
         assert!(due.saturating_since(now) <= Duration::from_secs(120), "recovers within one back-off");
+        machine.ask(now, Want::Credentials);
+        assert_eq!(machine.in_flight(), Some(Call::Tokens), "who waits goes first");
     }
 }
