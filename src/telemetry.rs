@@ -22,6 +22,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
@@ -145,7 +146,7 @@ pub enum TelemetryError {
 
 /// Changes which lines are written while the process runs; clones share it.
 #[derive(Clone)]
-pub struct FilterHandle(Arc<reload::Handle<EnvFilter, Registry>>);
+pub struct FilterHandle(Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>);
 
 impl fmt::Debug for FilterHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -160,7 +161,7 @@ impl FilterHandle {
     /// `InvalidConfig` where `filter` cannot be read.
     pub fn set(&self, filter: &str) -> Result<(), TelemetryError> {
         let parsed = parse_filter(filter)?;
-        self.0.reload(parsed).map_err(|_| TelemetryError::AlreadyInitialised)
+        (self.0)(parsed).map_err(|error| TelemetryError::InvalidConfig { key: "log_filter", why: error.to_string() })
     }
 }
 
@@ -218,31 +219,44 @@ pub fn init(config: &Config) -> Result<Guard, TelemetryError> {
     });
     let (meter_provider, page) = build_meters(config)?;
 
-    let subscriber = Registry::default().with(filter).with(quiet_dependencies()).with(traces);
+    // Traces show the whole way of a photo, however quiet the log is.
+    let subscriber = Registry::default().with(traces.map(|layer| layer.with_filter(filter_fn(is_traced))));
     let json = match config.log_format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Human => false,
         LogFormat::Json => true,
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let set_up = if json {
-        subscriber.with(lines.json().flatten_event(true).with_current_span(true).with_span_list(false)).try_init()
+    let lines = if json {
+        lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
     } else {
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        subscriber.with(lines.with_ansi(colour)).try_init()
+        lines.with_ansi(colour).boxed()
     };
-    set_up.map_err(|_| TelemetryError::AlreadyInitialised)?;
+    let quiet = filter_fn(|metadata| is_shown(metadata.target(), *metadata.level()));
+    let subscriber = subscriber.with(lines.with_filter(quiet).with_filter(filter));
+    subscriber.try_init().map_err(|_| TelemetryError::AlreadyInitialised)?;
     if let Some(provider) = &meter_provider {
         metrics::install(&provider.meter("tidegate"));
     }
-    Ok(Guard { filter: FilterHandle(Arc::new(handle)), meter_provider, tracer_provider, page })
+    if let Some(page) = &page {
+        tracing::info!(address = %page.address(), "the Prometheus page is at /metrics");
+    }
+    Ok(Guard {
+        filter: FilterHandle(Arc::new(move |filter| handle.reload(filter))),
+        meter_provider,
+        tracer_provider,
+        page,
+    })
 }
 
-/// Nothing more verbose than INFO from crates that are not ours, and only warnings from the telemetry crates themselves.
-fn quiet_dependencies<S: tracing::Subscriber>() -> impl tracing_subscriber::Layer<S> {
-    tracing_subscriber::filter::filter_fn(|metadata| is_shown(metadata.target(), *metadata.level())).boxed()
+/// All of our own spans; of the events those that a log shows by default. Nothing of other crates.
+fn is_traced(metadata: &tracing::Metadata<'_>) -> bool {
+    let is_ours = metadata.target() == "tidegate" || metadata.target().starts_with("tidegate::");
+    is_ours && (metadata.is_span() || *metadata.level() <= LevelFilter::INFO)
 }
 
+/// Nothing more verbose than INFO from crates that are not ours, and only warnings from the SDK and telemetry crates.
 fn is_shown(target: &str, level: tracing::Level) -> bool {
     let most = if target == "tidegate" || target.starts_with("tidegate::") {
         LevelFilter::TRACE

@@ -184,7 +184,7 @@ impl Server {
         let method = METHODS.get(request.uri().path()).copied();
         let name = method.unwrap_or(OTHER_METHOD);
         let mut measure = Measure { method: name, started: Instant::now(), permit: None, code: None };
-        let span = tracing::info_span!("rpc", method = name);
+        let span = tracing::info_span!("rpc", method = name, upload = tracing::field::Empty);
         tracing::debug!(parent: &span, uid = caller.uid, "called");
         let admitted = self.allow(&caller, name);
         let response = match admitted {

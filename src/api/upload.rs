@@ -62,6 +62,7 @@ impl UploadService for UploadApi {
             }
         };
         let id = ingest.view().id;
+        trace_upload(id);
         let finish = match take_bytes(&mut messages, &mut ingest).await {
             Ok(finish) => finish,
             Err(broken) => {
@@ -90,6 +91,7 @@ impl UploadService for UploadApi {
         let (spec, waits) = convert::upload_spec("spec", request.spec)?;
         let created = self.uploads.create_from_file(&caller, id, spec, Path::new(&request.path)).await;
         let view = created.map_err(|error| of_upload(&error, NO_MORE_BYTES))?;
+        trace_upload(view.id);
         let view = if waits { self.wait_until_ended(&caller, view.id).await? } else { view };
         Ok(Response::new(v1::CreateUploadResponse { upload: Some(convert::upload(view)) }))
     }
@@ -155,10 +157,16 @@ impl UploadService for UploadApi {
     ) -> Result<Response<v1::RetryUploadResponse>, Status> {
         let caller = caller(&request)?;
         let id = names::upload("name", &request.get_ref().name)?;
+        trace_upload(id);
         let retried = self.uploads.retry(&caller, id).await;
         let view = retried.map_err(|error| of_upload(&error, Reason::UploadNotFailed))?;
         Ok(Response::new(v1::RetryUploadResponse { upload: Some(convert::upload(view)) }))
     }
+}
+
+/// The spans of the sending carry the same id: the trace of a call leads to the traces of every attempt.
+fn trace_upload(id: Ulid) {
+    tracing::Span::current().record("upload", tracing::field::display(id));
 }
 
 impl UploadApi {

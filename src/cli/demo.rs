@@ -12,7 +12,7 @@ use serde_json::json;
 use super::exit::CliError;
 use super::output::Output;
 use super::stop_signal;
-use play::Play;
+use play::{Instructions, Play};
 use program::Program;
 use stage::Stage;
 
@@ -28,7 +28,14 @@ pub struct Args {
 pub async fn run(args: Args, output: &Output) -> Result<(), CliError> {
     let mut stage = Stage::set()?;
     let ended = tokio::select! {
-        ended = Box::pin(perform(&args, &mut stage, output)) => ended,
+        (ended, instructions) = Box::pin(perform(&mut stage, output)) => {
+            if args.keep && let Some(instructions) = instructions {
+                let stop = stop_signal();
+                output.show(|| json!({ "running": instructions.json }), || instructions.text);
+                stop.await;
+            }
+            ended
+        }
         () = stop_signal() => Err(CliError::interrupted()),
     };
     // Whatever happened: the daemon is stopped, then the cloud, then the directory goes.
@@ -36,7 +43,8 @@ pub async fn run(args: Args, output: &Output) -> Result<(), CliError> {
     ended
 }
 
-async fn perform(args: &Args, stage: &mut Stage, output: &Output) -> Result<(), CliError> {
+/// The scenario up to its first failure, and how to talk to what runs then.
+async fn perform(stage: &mut Stage, output: &Output) -> (Result<(), CliError>, Option<Instructions>) {
     let mut program = Program::new(output, play::STEPS.len());
     let mut play = Play::new(stage);
     let mut ended = Ok(());
@@ -47,10 +55,5 @@ async fn perform(args: &Args, stage: &mut Stage, output: &Output) -> Result<(), 
         }
     }
     program.curtain();
-    if args.keep && play.is_on_stage() {
-        let instructions = play.instructions();
-        output.show(|| json!({ "running": instructions.json }), || instructions.text);
-        stop_signal().await;
-    }
-    ended
+    (ended, play.is_on_stage().then(|| play.instructions()))
 }

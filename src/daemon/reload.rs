@@ -10,7 +10,8 @@ use super::plug_ins;
 use crate::api::Reloaded;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, changed_keys};
-use crate::telemetry::FilterHandle;
+use crate::telemetry::metrics::ReloadOutcome;
+use crate::telemetry::{FilterHandle, metrics};
 use crate::upload::Uploads;
 
 /// Keys that a reload puts in force at once; all others need a restart.
@@ -68,6 +69,18 @@ impl Reloader {
     /// # Errors
     /// Every mistake of the file; then nothing has changed.
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let result = self.take_over().await;
+        metrics().config_reload(match &result {
+            Ok(reloaded) if reloaded.applied_keys.is_empty() && reloaded.restart_keys.is_empty() => {
+                ReloadOutcome::Unchanged
+            }
+            Ok(_) => ReloadOutcome::Applied,
+            Err(_) => ReloadOutcome::Refused,
+        });
+        result
+    }
+
+    async fn take_over(&self) -> Result<Reloaded, ReloadError> {
         let inner = &self.0;
         let Some(file) = inner.file.clone() else { return Ok(Reloaded::default()) };
         // Held to the end, so that two reloads cannot cross.

@@ -28,7 +28,7 @@ pub(super) async fn run(core: Arc<Core>) {
                 let now = core.clock.boot();
                 let Some(id) = core.queue().next(now) else { break };
                 let task = attempt(Arc::clone(&core), id);
-                under_way.spawn(task.instrument(tracing::info_span!("upload", id = %id)));
+                under_way.spawn(task.instrument(tracing::info_span!("upload", upload = %id)));
             }
         } else if under_way.is_empty() {
             return;

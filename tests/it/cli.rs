@@ -1,13 +1,12 @@
 //! The command line as people and scripts use it: the real binary, its output, its exit codes.
 
-mod rig;
-
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
-use rig::{Rig, tidegate};
 use serde_json::Value;
+
+use crate::rig::{self, Rig, tidegate};
 
 /// Runs a command that needs no daemon.
 fn run(arguments: &[&str]) -> Output {
@@ -32,6 +31,8 @@ fn help_names_every_command_and_every_exit_code() {
     }
     for exit in tidegate::cli::exit::Exit::ALL {
         assert!(text.contains(&format!("{:>3}  {}", exit.code(), exit.meaning())), "{exit:?} is not in:\n{text}");
+        let row = format!("\n| {} | {} |", exit.code(), exit.meaning());
+        assert!(include_str!("../../README.md").contains(&row), "README.md lacks{row}");
     }
     assert_eq!(run(&["--version"]).status.code(), Some(0));
 }
@@ -262,8 +263,6 @@ fn uploads_wait_while_paused_and_can_be_watched_and_cancelled() {
     let held = rig.json(&["upload", photo])["upload"]["name"].as_str().unwrap().to_owned();
     let stopped = rig.json(&["upload", photo])["upload"]["name"].as_str().unwrap().to_owned();
     assert_eq!(rig.json(&["cancel", &stopped])["state"], "CANCELLED");
-    let twice = rig.run(&["cancel", &stopped]);
-    assert_eq!(twice.status.code(), Some(7), "{}", stderr(&twice));
 
     let watcher = rig.command(&["watch", &held, "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     assert_eq!(rig.json(&["resume"])["paused"], false);
@@ -271,6 +270,10 @@ fn uploads_wait_while_paused_and_can_be_watched_and_cancelled() {
     assert_eq!(watched.status.code(), Some(0));
     let last = stdout(&watched).lines().last().map(|line| serde_json::from_str::<Value>(line).unwrap());
     assert_eq!(last.unwrap()["state"], "SUCCEEDED");
+
+    let ended = rig.run(&["cancel", &held]);
+    assert_eq!(ended.status.code(), Some(7), "{}", stderr(&ended));
+    assert!(stderr(&ended).contains("UPLOAD_ENDED"), "{}", stderr(&ended));
 
     let status = stdout(&rig.run(&["status"]));
     assert!(status.contains("1 SUCCEEDED") && status.contains("1 CANCELLED"), "{status}");
@@ -309,6 +312,46 @@ fn an_upload_goes_on_after_the_daemon_was_restarted() {
 }
 
 #[test]
+fn a_broken_stream_goes_on_where_it_stopped() {
+    const PHOTO_BYTES: usize = 24 << 20;
+    const BREAK_AT: usize = 16 << 20;
+    let rig = Rig::start();
+    rig.sign_in("ada@example.com");
+    let photo = rig.photos().join("big.jpg");
+    std::fs::write(&photo, vec![3_u8; PHOTO_BYTES]).unwrap();
+    let proxy = rig.breaking_socket(BREAK_AT);
+    let mut command = tidegate();
+    command.arg("--socket").arg(proxy.path()).args(["upload", "--wait", "--json"]).arg(&photo);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let stored: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(stored["upload"]["stored_bytes"], PHOTO_BYTES);
+    assert_eq!(rig.json(&["uploads"])["uploads"].as_array().unwrap().len(), 1);
+    let carried = proxy.carried_bytes();
+    assert!(proxy.connections() > 1, "nothing broke");
+    assert!(carried < PHOTO_BYTES + BREAK_AT, "{carried} bytes: it began again at zero");
+}
+
+#[test]
+fn an_interrupted_upload_leaves_nothing_behind() {
+    let rig = Rig::start();
+    rig.sign_in("ada@example.com");
+    let clip = rig.photos().join("clip.mp4");
+    // Sparse: it takes no room, and long enough to be interrupted.
+    std::fs::File::create(&clip).unwrap().set_len(4 << 30).unwrap();
+    let mut child = rig.command(&["upload", clip.to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
+    let receiving = || rig.json(&["uploads", "--state", "receiving"])["uploads"].as_array().unwrap().len();
+    while receiving() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be interrupted");
+    }
+    rig::interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let left = rig.json(&["uploads"])["uploads"][0]["state"].clone();
+    assert_eq!(left, "CANCELLED");
+    assert_eq!(rig.json(&["status"])["spool_bytes"], 0);
+}
+
+#[test]
 fn the_demo_passes_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let output = tidegate().arg("demo").env("TMPDIR", folder.path()).output().unwrap();
@@ -339,9 +382,8 @@ fn the_demo_tidies_up_when_it_is_interrupted() {
     }
     // It is there for others, and gone after the signal.
     let socket = socket.expect("the demo says where it runs");
-    assert!(
-        Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["--socket", &socket, "status"]).status().unwrap().success()
-    );
+    let status = tidegate().args(["--socket", &socket, "status", "--json"]).output().unwrap();
+    assert!(status.status.success(), "{}", stderr(&status));
     rig::terminate(&demo);
     assert!(demo.wait().unwrap().success());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo left something behind");

@@ -5,6 +5,7 @@
 mod activation;
 #[cfg(feature = "local-cloud")]
 mod bad_input;
+#[cfg(feature = "local-cloud")]
 mod cli;
 #[cfg(feature = "local-cloud")]
 mod fixture;
@@ -24,6 +25,10 @@ mod local_cloud_scenario;
 #[cfg(feature = "local-cloud")]
 mod rehearsal;
 #[cfg(feature = "local-cloud")]
+mod rig;
+#[cfg(feature = "local-cloud")]
 mod sessions;
+#[cfg(feature = "local-cloud")]
+mod telemetry;
 #[cfg(feature = "local-cloud")]
 mod two_uids;

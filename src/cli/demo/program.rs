@@ -68,7 +68,7 @@ impl<'a> Program<'a> {
         let (mark, colour) = if passed { ("✓", "\u{1b}[32m") } else { ("✗", "\u{1b}[31m") };
         let mark = if self.colour { format!("{colour}{mark}\u{1b}[0m") } else { mark.to_owned() };
         let mut lines = detail.lines();
-        let text = format!("{title:<25} {}", lines.next().unwrap_or_default());
+        let text = format!("{title:<26} {}", lines.next().unwrap_or_default());
         let time = format!("{} ms", milliseconds(took));
         let mut line = format!("{mark} {text:<TIME_COLUMN$} {time:>8}");
         for more in lines {

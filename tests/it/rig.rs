@@ -1,8 +1,11 @@
 //! A rehearsal cloud and a daemon, both as processes of the real binary, in a directory of their own.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -20,6 +23,68 @@ pub fn terminate(child: &Child) {
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
 }
 
+/// Ctrl-C.
+pub fn interrupt(child: &Child) {
+    let id = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+}
+
+/// A socket in front of the daemon's that breaks its first connection after so many bytes.
+pub struct BreakingSocket {
+    path: PathBuf,
+    carried: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl BreakingSocket {
+    fn start(path: PathBuf, daemon: PathBuf, break_at: usize) -> Self {
+        let listener = UnixListener::bind(&path).unwrap();
+        let (carried, connections) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (bytes, count) = (Arc::clone(&carried), Arc::clone(&connections));
+        // The thread ends with the process: the test's last connection is its last work.
+        std::thread::spawn(move || {
+            while let Ok((client, _)) = listener.accept() {
+                let limit = if count.fetch_add(1, Ordering::SeqCst) == 0 { break_at } else { usize::MAX };
+                let server = UnixStream::connect(&daemon).unwrap();
+                let (back, forth) = ((server.try_clone().unwrap(), client.try_clone().unwrap()), Arc::clone(&bytes));
+                std::thread::spawn(move || carry(back.0, back.1, usize::MAX, &AtomicUsize::new(0)));
+                std::thread::spawn(move || carry(client, server, limit, &forth));
+            }
+        });
+        Self { path, carried, connections }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes from clients to the daemon.
+    pub fn carried_bytes(&self) -> usize {
+        self.carried.load(Ordering::SeqCst)
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// Copies until one end closes, or breaks both off after `limit` bytes.
+fn carry(mut from: UnixStream, mut to: UnixStream, limit: usize, carried: &AtomicUsize) {
+    let (mut buffer, mut sum) = (vec![0; 64 * 1024], 0);
+    while let Ok(length) = from.read(&mut buffer) {
+        if length == 0 || to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+        sum += length;
+        carried.fetch_add(length, Ordering::SeqCst);
+        if sum >= limit {
+            break;
+        }
+    }
+    let _ = from.shutdown(std::net::Shutdown::Both);
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
 /// Cloud and daemon; both end with it.
 pub struct Rig {
     folder: tempfile::TempDir,
@@ -30,6 +95,11 @@ pub struct Rig {
 
 impl Rig {
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With more tables in the daemon's configuration.
+    pub fn start_with(tables: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["state", "photos", "key"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -42,7 +112,7 @@ impl Rig {
         BufReader::new(cloud.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let said: Value = serde_json::from_str(&line).unwrap();
         let url = said["url"].as_str().unwrap().to_owned();
-        std::fs::write(folder.path().join("tidegate.toml"), config(folder.path(), &said)).unwrap();
+        std::fs::write(folder.path().join("tidegate.toml"), config(folder.path(), &said) + tables).unwrap();
         let daemon = serve(folder.path());
         Self { folder, cloud, url, daemon }
     }
@@ -110,17 +180,32 @@ impl Rig {
         self.folder.path().canonicalize().unwrap().join(name)
     }
 
+    /// A way to the daemon that breaks once.
+    pub fn breaking_socket(&self, break_at: usize) -> BreakingSocket {
+        BreakingSocket::start(self.state_file("proxy.sock"), self.state_file("tidegate.sock"), break_at)
+    }
+
     /// Stops the daemon in order and starts it again on the same state.
     pub fn restart_daemon(&mut self) {
-        terminate(&self.daemon);
-        assert!(self.daemon.wait().unwrap().success());
+        self.stop_daemon();
         self.daemon = serve(self.folder.path());
+    }
+
+    /// Stops the daemon in order.
+    pub fn stop_daemon(&mut self) {
+        terminate(&self.daemon);
+        assert!(self.daemon.wait().unwrap().success(), "{}", self.log("daemon.log"));
+    }
+
+    /// What a process has logged: `cloud.log` or `daemon.log`.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.state_file(name)).unwrap()
     }
 
     /// No log has any of these.
     pub fn nothing_logged_contains(&self, secrets: &[&str]) {
         for name in ["cloud.log", "daemon.log"] {
-            let log = std::fs::read_to_string(self.state_file(name)).unwrap();
+            let log = self.log(name);
             for secret in secrets {
                 assert!(!log.contains(secret), "{name} has a password");
             }
