@@ -217,7 +217,8 @@ fn files_have_walls_and_names_that_say_something() {
 #[test]
 fn every_file_says_what_it_is() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for source in sources() {
+    // A test module's head stands where it is declared: in the file that it tests.
+    for source in sources().into_iter().filter(|source| !source.path.contains("tests")) {
         let text = std::fs::read_to_string(root.join(&source.path)).expect("was read before");
         assert!(text.starts_with("//!"), "{} has no head", source.path);
     }
