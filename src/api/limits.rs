@@ -118,6 +118,30 @@ impl CallRate {
     }
 }
 
+/// Lets something happen at most once per interval.
+#[derive(Debug)]
+pub struct Seldom {
+    interval: Duration,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Seldom {
+    /// At most once per `interval`.
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, last: Mutex::default() }
+    }
+
+    /// True where it may happen at `now`; it has happened then.
+    pub fn is_due(&self, now: Instant) -> bool {
+        let mut last = lock(&self.last);
+        let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= self.interval);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
+
 /// Counters stay right whatever a thread that held them did.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -153,6 +177,14 @@ mod tests {
         rate.take(2, start + Duration::from_secs(20)).unwrap();
         rate.take(1, start + Duration::from_secs(60)).unwrap();
         assert_eq!(rate.take(1, start + Duration::from_secs(61)), Err(Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn what_is_seldom_is_not_often() {
+        let seldom = Seldom::new(Duration::from_secs(10));
+        let start = Instant::now();
+        let due = [0, 1, 9, 10, 11, 20].map(|second| seldom.is_due(start + Duration::from_secs(second)));
+        assert_eq!(due, [true, false, false, true, false, true]);
     }
 
     #[test]

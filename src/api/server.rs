@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 use tower::Service as _;
 use tracing::Instrument as _;
 
-use super::limits::{CallRate, Full, Gate, Permit};
+use super::limits::{CallRate, Full, Gate, Permit, Seldom};
 use super::listener::Listener;
 use super::peer::Peers;
 use super::reason::Reason;
@@ -34,6 +34,8 @@ use crate::telemetry::metrics::{Refusal, metrics};
 const CUT_GRACE: Duration = Duration::from_millis(500);
 /// After an `accept` that failed for lack of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Whoever is refused can come again at once: the log must not fill up with it.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// RPCs for root and `admin_uids`.
 const ADMIN_METHODS: [&str; 3] = ["GatewayService/Pause", "GatewayService/Resume", "GatewayService/ReloadConfig"];
 const ACCOUNT_METHODS: &str = "AccountService/";
@@ -104,6 +106,7 @@ struct Server {
     connections: Arc<Gate>,
     streams: Arc<Gate>,
     account_calls: CallRate,
+    refusals: Seldom,
     http: hyper::server::conn::http2::Builder<TokioExecutor>,
     max_message_bytes: usize,
 }
@@ -123,8 +126,8 @@ impl Server {
             .initial_connection_window_size(config.window_bytes)
             .max_concurrent_streams(config.max_streams_per_connection)
             .max_header_list_size(config.max_header_bytes)
+            // Late bytes of refused streams count as local errors, so hyper's own, wider limit stays for those.
             .max_pending_accept_reset_streams(config.max_reset_streams)
-            .max_local_error_reset_streams(config.max_reset_streams)
             .keep_alive_interval(Duration::from_millis(config.keepalive_interval_ms))
             .keep_alive_timeout(Duration::from_millis(config.keepalive_timeout_ms));
         Self {
@@ -133,6 +136,7 @@ impl Server {
             connections: Gate::new(config.max_connections, config.max_connections_per_uid),
             streams: Gate::new(config.max_streams, config.max_streams_per_uid),
             account_calls: CallRate::new(config.max_account_calls_per_minute),
+            refusals: Seldom::new(REFUSAL_LOG_INTERVAL),
             http,
             max_message_bytes: config.max_message_bytes,
         }
@@ -142,7 +146,9 @@ impl Server {
     fn admit(&self, stream: UnixStream) -> Option<Admitted> {
         let refused = |reason: Refusal| {
             metrics().connection_refused(reason);
-            tracing::warn!(reason = reason.label(), "a connection is refused");
+            if self.refusals.is_due(Instant::now()) {
+                tracing::warn!(reason = reason.label(), "connections are refused; the metrics count them");
+            }
         };
         let Some(caller) = self.peers.caller(&stream) else {
             refused(Refusal::NoPeer);

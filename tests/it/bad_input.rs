@@ -323,6 +323,28 @@ async fn streams() {
     assert_nothing_left(&stage, &stored).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_stream_that_is_refused_at_its_start() {
+    let stage = Stage::start().await;
+    let user = stage.sign_up().await;
+    stage.sign_in(&user).await;
+    // All on one connection: what a refused stream had under way must not be held against the next.
+    let mut uploads = stage.uploads().await;
+    let chunk = Bytes::from(vec![7; 256 * 1024]);
+    for _ in 0..60 {
+        let mut messages = vec![begin(Ulid::generate(), spec("../premium/x"))];
+        messages.extend((0..16).map(|_| Message::Chunk(chunk.clone())));
+        messages.push(finish(4 << 20));
+        let status = send(&mut uploads, messages).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "INVALID_KEY"), "{status}");
+    }
+    let mut messages = vec![begin(Ulid::generate(), spec("free/good.jpg"))];
+    messages.extend((0..16).map(|_| Message::Chunk(chunk.clone())));
+    messages.push(finish(4 << 20));
+    assert_eq!(send(&mut uploads, messages).await.unwrap().received_bytes, 4 << 20);
+    assert_eq!(listed(&stage).await, 1, "a refused upload has a row");
+}
+
 fn with_crc(total_bytes: i64, crc: &str) -> Message {
     let checksum = Some(upload_finish::Checksum::Crc64nvme(crc.to_owned()));
     Message::Finish(v1::UploadFinish { total_bytes, checksum })

@@ -1,3 +1,5 @@
+//! Every error of every room becomes a status that says everything, and fits into its headers.
+
 #![allow(clippy::unwrap_used)]
 
 use super::*;
