@@ -19,6 +19,8 @@ mod spool;
 mod state;
 mod state_dir;
 mod tenants;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::BTreeMap;

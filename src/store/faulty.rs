@@ -38,6 +38,7 @@ pub enum Operation {
 pub struct Faulty {
     inner: Arc<dyn ObjectStore>,
     plan: Arc<Mutex<Plan>>,
+    called: Arc<tokio::sync::watch::Sender<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +53,7 @@ struct Plan {
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, plan: Arc::default() }
+        Self { inner, plan: Arc::default(), called: Arc::new(tokio::sync::watch::Sender::new(())) }
     }
 
     /// The next call of `operation` that has no fault yet gets this one.
@@ -66,6 +67,21 @@ impl Faulty {
         match fault {
             Some(fault) => drop(plan.always.insert(operation, fault)),
             None => drop(plan.always.remove(&operation)),
+        }
+    }
+
+    /// Forgets all faults that are still to come.
+    pub fn clear(&self) {
+        let mut plan = self.plan.lock().expect("no panic");
+        plan.next.clear();
+        plan.always.clear();
+    }
+
+    /// Waits until `operation` was called `count` times.
+    pub async fn reached(&self, operation: Operation, count: usize) {
+        let mut called = self.called.subscribe();
+        while self.calls(operation) < count {
+            let _ = called.changed().await;
         }
     }
 
@@ -92,6 +108,7 @@ impl Faulty {
         let mut plan = self.plan.lock().expect("no panic");
         *plan.calls.entry(operation).or_default() += 1;
         plan.signers.push(signer.access_key_id.clone());
+        self.called.send_replace(());
         let next = plan.next.get_mut(&operation).and_then(VecDeque::pop_front);
         next.or_else(|| plan.always.get(&operation).copied())
     }

@@ -379,8 +379,14 @@ impl Stream {
 
     /// The stream has gone: syncs what it brought, so that the next one goes on from there.
     async fn park(mut self) {
+        let mut collected = self.collect().await;
+        if collected.is_ok() && !self.failed && !self.slot.cancelled.load(Ordering::Acquire) {
+            collected = match self.write_waiting() {
+                Ok(()) => self.collect().await,
+                Err(why) => Err(why),
+            };
+        }
         self.waiting.clear();
-        let collected = self.collect().await;
         if let (Err(why), false) = (&collected, self.failed) {
             tracing::warn!(upload = %self.id, %why, "a broken-off stream keeps only what was journalled before");
         }

@@ -413,6 +413,18 @@ impl Uploads {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn core(&self) -> &Core {
+        &self.0
+    }
+
+    /// For tests that end a daemon without putting anything in order.
+    #[cfg(test)]
+    pub(super) async fn wait_for_tasks(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
     fn check_running(&self) -> Result<(), UploadError> {
         if self.0.stopping.is_cancelled() { Err(UploadError::Stopping) } else { Ok(()) }
     }

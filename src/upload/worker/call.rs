@@ -158,7 +158,11 @@ impl Transfer {
         };
         let result = tokio::select! {
             result = work => result,
-            () = cancelled => return Err(Stop::Ended(Ended::Stopped)),
+            () = cancelled => {
+                // The request is on its way, and nobody waits for what becomes of it.
+                self.in_doubt.fetch_or(request.publishes(), Ordering::Relaxed);
+                return Err(Stop::Ended(Ended::Stopped));
+            }
             () = watched => {
                 self.core.amend(self.row.id, |note| note.stalls = note.stalls.saturating_add(1));
                 let why = format!("no byte moved for {} ms", stall.as_millis());

@@ -1,0 +1,9 @@
+//! The room as a whole: real journal, spool and workers over a directory store that fails on purpose.
+
+#![allow(clippy::unwrap_used)]
+
+mod accepting;
+mod fixture;
+mod owners;
+mod recovering;
+mod sending;

@@ -1,0 +1,113 @@
+use bytes::Bytes;
+
+use super::fixture::{ALICE, BOB, Device, photo, session_of, spec};
+use crate::session::SignOutUploads;
+use crate::upload::{ListFilter, Ulid, UploadError, UploadState, WaitReason};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_uids_uploads_do_not_exist() {
+    let device = Device::new();
+    let daemon = device.start().await;
+    let id = Ulid::generate();
+    daemon.stream(id, spec("cat.jpg"), &photo(100)).await.unwrap();
+    daemon.end(id).await;
+    assert!(matches!(daemon.get(&BOB, id).await, Err(UploadError::NotFound(_))));
+    assert!(matches!(daemon.cancel(&BOB, id).await, Err(UploadError::NotFound(_))));
+    assert!(matches!(daemon.retry(&BOB, id).await, Err(UploadError::NotFound(_))));
+    assert!(matches!(daemon.watch(&BOB, id).await, Err(UploadError::NotFound(_))));
+    assert!(matches!(daemon.resume(&BOB, id, 0).await, Err(UploadError::NotFound(_))));
+    assert!(daemon.list(&BOB, &ListFilter::default(), 10, None).await.unwrap().0.is_empty());
+    assert!(daemon.stats(Some(BOB.uid)).await.unwrap().counts.is_empty());
+    assert_eq!(daemon.stats(Some(ALICE.uid)).await.unwrap().counts["SUCCEEDED"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_show_everything_once_newest_first() {
+    let device = Device::new();
+    let daemon = device.start().await;
+    daemon.set_paused(true);
+    let mut ids: Vec<Ulid> = (0..7).map(|number| Ulid::from_parts(1_700_000_000_000 + number, 1)).collect();
+    for id in &ids {
+        daemon.stream(*id, spec("cat.jpg"), b"x").await.unwrap();
+    }
+    daemon.cancel(&ALICE, ids[3]).await.unwrap();
+    ids.reverse();
+    let (mut found, mut before) = (Vec::new(), None);
+    loop {
+        let (page, next) = daemon.list(&ALICE, &ListFilter::default(), 2, before).await.unwrap();
+        found.extend(page.iter().map(|view| view.id));
+        before = next;
+        if next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, ids);
+    let waiting = ListFilter { states: vec![UploadState::Waiting(WaitReason::Retry)], ..ListFilter::default() };
+    let (page, next) = daemon.list(&ALICE, &waiting, 6, None).await.unwrap();
+    assert_eq!((page.len(), next), (6, None));
+    assert!(page.iter().all(|view| view.state == UploadState::Waiting(WaitReason::Paused)));
+    let queued = ListFilter { states: vec![UploadState::Queued], ..ListFilter::default() };
+    assert!(daemon.list(&ALICE, &queued, 6, None).await.unwrap().0.is_empty());
+    let counts = daemon.stats(None).await.unwrap().counts;
+    assert_eq!((counts["WAITING"], counts["CANCELLED"], counts.get("QUEUED")), (6, 1, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_upload_waits_for_its_own_user() {
+    let device = Device::new();
+    let daemon = device.start().await;
+    let (id, bobs) = (Ulid::generate(), Ulid::generate());
+    daemon.set_paused(true);
+    daemon.stream(id, spec("cat.jpg"), &photo(300_000)).await.unwrap();
+    device.people.sign_out(ALICE.uid);
+    assert_eq!(daemon.session_ended(&session_of(ALICE.uid), SignOutUploads::Park).await.unwrap(), 1);
+    daemon.set_paused(false);
+    daemon.state(id, UploadState::Waiting(WaitReason::SignIn)).await;
+    let mut ingest = daemon.begin(&BOB, bobs, spec("dog.jpg")).await.unwrap();
+    ingest.write(Bytes::from(photo(300_000))).await.unwrap();
+    ingest.finish(300_000, None).await.unwrap();
+    assert_eq!(daemon.end(bobs).await.state, UploadState::Succeeded);
+    assert_eq!(daemon.get(&ALICE, id).await.unwrap().state, UploadState::Waiting(WaitReason::SignIn));
+    daemon.crash().await;
+    let daemon = device.start().await;
+    daemon.state(id, UploadState::Waiting(WaitReason::SignIn)).await;
+    assert!(device.store.signers().iter().all(|key| key.starts_with("us-east-1:1002")), "only Bob has signed");
+    device.people.sign_in(ALICE.uid);
+    let done = daemon.end(id).await;
+    assert_eq!((done.state, done.key.starts_with("users/us-east-1:1001/")), (UploadState::Succeeded, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_out_drains_or_cancels() {
+    let device = Device::new();
+    let daemon = device.start().await;
+    daemon.set_paused(true);
+    let ids = [Ulid::generate(), Ulid::generate()];
+    for id in ids {
+        daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+    }
+    device.people.begin_sign_out(ALICE.uid);
+    assert_eq!(daemon.session_ended(&session_of(ALICE.uid), SignOutUploads::Drain).await.unwrap(), 2);
+    let late = daemon.begin(&ALICE, Ulid::generate(), spec("late.jpg")).await.unwrap_err();
+    assert!(matches!(late, UploadError::Session(_)), "{late}");
+    daemon.set_paused(false);
+    for id in ids {
+        assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
+    }
+    daemon.stop().await;
+    let done = device.people.done();
+    assert!(!done.is_empty() && done.iter().all(|session| *session == session_of(ALICE.uid)), "{done:?}");
+
+    device.people.sign_in(ALICE.uid);
+    let daemon = device.start().await;
+    daemon.set_paused(true);
+    let ids = [Ulid::generate(), Ulid::generate()];
+    for id in ids {
+        daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+    }
+    assert_eq!(daemon.session_ended(&session_of(ALICE.uid), SignOutUploads::Cancel).await.unwrap(), 2);
+    for id in ids {
+        assert_eq!(daemon.get(&ALICE, id).await.unwrap().state, UploadState::Cancelled);
+    }
+    assert_eq!((device.objects().len(), device.spool_files()), (2, 0));
+}
