@@ -28,7 +28,10 @@ mod rehearsal;
 mod rig;
 #[cfg(feature = "local-cloud")]
 mod sessions;
+mod store;
 #[cfg(feature = "local-cloud")]
 mod telemetry;
 #[cfg(feature = "local-cloud")]
 mod two_uids;
+#[cfg(feature = "local-cloud")]
+mod uploads;
