@@ -13,6 +13,7 @@ mod journal;
 pub mod key;
 mod manager;
 pub mod plan;
+mod recovery;
 mod scheduler;
 mod source;
 mod spool;

@@ -58,7 +58,7 @@ pub(super) async fn admit(
         source,
         phase: Phase::Receiving,
         received_bytes: 0,
-        received_crc: crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, b""),
+        received_crc: super::recovery::nothing().crc64nvme,
         total_bytes: None,
         crc64nvme: None,
         sha256: None,

@@ -18,6 +18,9 @@ use crate::telemetry::metrics::{UploadStateLabel, metrics};
 /// The clock may be moved by hand in tests, and suspended machines wake late: never sleep much longer than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
+/// Sessions say when a user is back. Who came back between the question and the wait would be missed: asked again then.
+const LANE_RECHECK: Duration = Duration::from_secs(60);
+
 /// Runs until the daemon stops and the last upload has come to a rest.
 pub(super) async fn run(core: Arc<Core>) {
     let mut changes = core.tenants.changes();
@@ -169,7 +172,7 @@ fn put_aside(core: &Core, id: Ulid, wait: &Wait) {
                 queue.delay(id, wait.reason, until);
             }
             Scope::UploadFor(time) => queue.delay(id, wait.reason, now + time),
-            Scope::Lane => queue.hold(id, wait.reason, |_| None),
+            Scope::Lane => queue.hold(id, wait.reason, |_| Some(now + LANE_RECHECK)),
             Scope::LaneFor(time) => queue.hold(id, wait.reason, |_| Some(now + time)),
             Scope::Destination => queue.gate(id, wait.reason, |failures| now + core.backoff(failures)),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::journal::Abort;
-use super::manager::stop;
+use super::recovery::stop;
 use crate::store::{StoreErrorKind as Kind, Target};
 use crate::telemetry::metrics::metrics;
 

@@ -3,6 +3,7 @@
 //! again: after one, every write is refused until a restart.
 
 mod aborts;
+mod lists;
 mod rows;
 mod schema;
 
@@ -14,7 +15,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::aborts::Abort;
-pub use self::rows::{Row, Source, StoredSpec, Unfinished, Usage};
+pub use self::lists::{Unfinished, Usage};
+pub use self::rows::{Row, Source, StoredSpec};
 use super::StartError;
 use super::state_dir::StateDir;
 use crate::telemetry::metrics::metrics;

@@ -13,13 +13,14 @@ use ulid::Ulid;
 use super::core::{Core, count_phase};
 use super::ingest::Slot;
 use super::journal::{Journal, Row, Source};
+use super::recovery::{blocking, nothing, recover, stop};
 use super::spool::{Mark, Spool};
 use super::state::{Event, Phase, matches, name, phases};
 use super::state_dir::StateDir;
 use super::tenants::Tenants;
 use super::{
     Config, Destination, Ingest, ListFilter, UploadError, UploadSpec, UploadState, UploadStats, UploadView, admission,
-    engine, failure, housekeeping, key, source,
+    engine, housekeeping, key, source,
 };
 use crate::caller::Caller;
 use crate::clock::Clock;
@@ -160,7 +161,7 @@ impl Uploads {
             if row.phase != Phase::Receiving {
                 return Ok(Ingest::complete(core.view(&row).await?));
             }
-            let empty = Mark { bytes: 0, crc64nvme: row_empty_crc() };
+            let empty = nothing();
             let row = if row.received_bytes == 0 { row } else { self.set_received(id, empty).await? };
             let (spool, uid) = (Arc::clone(&core.spool), caller.uid);
             let writer = blocking(move || spool.create(id, uid)).await?;
@@ -200,7 +201,7 @@ impl Uploads {
                     None => {
                         // What is on the disk is not what arrived: it is of no use, and the caller still has the photo.
                         tracing::error!(upload = %id, "spooled bytes are damaged: the stream starts again");
-                        self.set_received(id, Mark { bytes: 0, crc64nvme: row_empty_crc() }).await?;
+                        self.set_received(id, nothing()).await?;
                         Err(UploadError::OffsetMismatch { received_bytes: 0, offset })
                     }
                 }
@@ -468,6 +469,11 @@ impl Uploads {
     fn or_give_back(&self, id: Ulid, slot: &Slot, taken: Result<Ingest, UploadError>) -> Result<Ingest, UploadError> {
         if !matches!(&taken, Ok(ingest) if ingest.view().state == UploadState::Receiving) {
             self.0.receiving().remove(&id);
+            if let (true, Ok(ingest)) = (slot.cancelled.load(Ordering::Acquire), &taken) {
+                // Cancelled meanwhile, and left to this stream to clean up.
+                let (spool, uid) = (Arc::clone(&self.0.spool), ingest.view().owner_uid);
+                self.0.tasks.spawn_blocking(move || spool.remove(id, uid));
+            }
             slot.free.cancel();
         }
         taken
@@ -486,96 +492,9 @@ impl Uploads {
     }
 }
 
-/// Cancels an upload: out of the queue first, so that it is not begun again meanwhile.
-pub(super) async fn stop(core: &Core, id: Ulid, why: Option<&'static str>) -> Result<Row, UploadError> {
-    core.queue().remove(id);
-    if let Some(running) = core.running(id) {
-        running.cancel.cancel();
-        running.ended.cancelled().await;
-    }
-    let cancelled = core.journal.advance(id, Event::Cancel, core.now_ms(), move |row| {
-        if let Some(why) = why {
-            row.failure = Some(failure::failure(failure::STREAM_ABANDONED, why));
-        }
-    });
-    match cancelled.await {
-        Ok(Some(Ok(row))) => {
-            let streaming =
-                core.receiving().get(&id).inspect(|slot| slot.cancelled.store(true, Ordering::Release)).is_some();
-            if streaming {
-                // The stream removes the bytes when it lets go of them.
-                core.publish(&row).await;
-            } else {
-                engine::finish(core, &row).await;
-            }
-            Ok(row)
-        }
-        Ok(Some(Err(row))) => Err(UploadError::WrongState(id, name(row.phase.shown()))),
-        Ok(None) => Err(UploadError::NotFound(id)),
-        Err(why) => {
-            // Not cancelled after all.
-            if let Ok(Some(row)) = core.journal.find(id).await
-                && row.phase == Phase::Pending
-            {
-                core.enqueue(&row);
-            }
-            Err(why.into())
-        }
-    }
-}
-
-fn row_empty_crc() -> u64 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, b"")
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, UploadError> + Send + 'static,
-) -> Result<T, UploadError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|why| Err(UploadError::Storage(format!("a blocking task broke off: {why}"))))
-}
-
 fn check_destinations(destinations: &[Destination]) -> Result<(), StartError> {
     destinations.iter().try_for_each(|destination| {
         key::check_template(&destination.prefix)
             .map_err(|why| StartError::Config(format!("destination {:?}: {why}", destination.name)))
     })
-}
-
-/// Makes spool and queue what the journal says.
-async fn recover(core: &Arc<Core>) -> Result<(), UploadError> {
-    let spooled = core.journal.spooled().await?;
-    let (spool, expected) = (Arc::clone(&core.spool), spooled.clone());
-    let missing = blocking(move || {
-        spool.sweep(&expected).map_err(|why| UploadError::Storage(format!("sweeping the spool: {why}")))
-    });
-    for id in missing.await? {
-        tracing::error!(upload = %id, "spooled bytes are missing or too short");
-        let phase = spooled.iter().find(|usage| usage.id == id).map(|usage| usage.phase);
-        if phase == Some(Phase::Receiving) {
-            core.journal
-                .change(id, core.now_ms(), |row| {
-                    row.received_bytes = 0;
-                    row.received_crc = row_empty_crc();
-                })
-                .await?;
-        } else {
-            let why =
-                "the spooled bytes were gone or too short at a start: the disk lost them, or somebody removed them";
-            let failed = core.journal.advance(id, Event::Fail, core.now_ms(), move |row| {
-                row.failure = Some(failure::failure(failure::SPOOL_CORRUPT, why));
-            });
-            failed.await?;
-        }
-    }
-    let pending = core.journal.pending().await?;
-    tracing::info!(pending = pending.len(), "uploads recovered");
-    core.enqueue_all(&pending);
-    // Sessions that only waited for uploads which have ended by now.
-    for session in core.tenants.signing_out() {
-        if core.journal.unfinished_of(session.clone()).await?.is_empty() {
-            core.tenants.uploads_done(&session).await;
-        }
-    }
-    Ok(())
 }

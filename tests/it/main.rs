@@ -28,6 +28,7 @@ mod rehearsal;
 mod rig;
 #[cfg(feature = "local-cloud")]
 mod sessions;
+#[cfg(feature = "local-cloud")]
 mod store;
 #[cfg(feature = "local-cloud")]
 mod telemetry;

@@ -122,7 +122,7 @@ fn kind_of(status: u16, code: Option<&str>) -> Kind {
 }
 
 /// The causes, outermost first, each once. Causes never hold headers or keys: those are in the SDK's Debug only.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(this) = cause {

@@ -119,7 +119,7 @@ async fn a_crash_between_the_store_and_the_journal_makes_no_second_object() {
             let daemon = device.start().await;
             let done = daemon.end(id).await;
             assert_eq!(done.state, UploadState::Succeeded, "{policy:?} {operation:?}: {:?}", done.failure);
-            assert_eq!(device.objects(), [done.key.clone()]);
+            assert_eq!(device.objects(), std::slice::from_ref(&done.key));
             assert_eq!(device.object(&done.key), photo(len));
             assert_eq!(device.spool_files(), 0);
         }

@@ -46,7 +46,9 @@ pub(super) enum Stop {
 /// than the shortest time between two renewals, so that an upgrade made just now is seen.
 const DENIED_PATIENCE: Duration = Duration::from_secs(40);
 const DENIED_RECHECK: Duration = Duration::from_secs(5);
-/// How long the store has to be quiet about a configuration of ours before the session is asked again.
+/// A session that gets other groups wakes whoever waits for them; this is for a change that nobody told of.
+const GROUPS_RECHECK: Duration = Duration::from_secs(3_600);
+/// After a failure that somebody must mend in the configuration, the session is asked again this late.
 const CONFIGURATION_RECHECK: Duration = Duration::from_secs(60);
 
 impl<'a> Request<'a> {
@@ -233,6 +235,9 @@ impl Transfer {
         if self.refresh(signer).await? {
             return Ok(());
         }
+        if self.row.spec.waits_when_denied {
+            return Err(Stop::Ended(self.denied(error)));
+        }
         let now = self.core.clock.boot();
         let mut since = now;
         self.core.amend(self.row.id, |note| since = *note.denied_since.get_or_insert(now));
@@ -257,7 +262,8 @@ impl Transfer {
             format!("the store denies it, also with fresh credentials: {error}: check the user's groups and roles");
         let failure = failure::failure(failure::ACCESS_DENIED, why);
         if self.row.spec.waits_when_denied {
-            return Ended::Wait(Wait { reason: WaitReason::Denied, scope: Scope::Upload, failure, counts: false });
+            let scope = Scope::UploadFor(GROUPS_RECHECK);
+            return Ended::Wait(Wait { reason: WaitReason::Denied, scope, failure, counts: false });
         }
         Ended::Failed(failure)
     }

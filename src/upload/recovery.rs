@@ -1,0 +1,101 @@
+//! What brings spool, queue and journal back to one story: at a start, and when an upload is stopped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ulid::Ulid;
+
+use super::core::Core;
+use super::journal::Row;
+use super::spool::Mark;
+use super::state::{Event, Phase, name};
+use super::{UploadError, engine, failure};
+
+/// Makes spool and queue what the journal says.
+pub(super) async fn recover(core: &Arc<Core>) -> Result<(), UploadError> {
+    let spooled = core.journal.spooled().await?;
+    let (spool, expected) = (Arc::clone(&core.spool), spooled.clone());
+    let missing = blocking(move || {
+        spool.sweep(&expected).map_err(|why| UploadError::Storage(format!("sweeping the spool: {why}")))
+    });
+    for id in missing.await? {
+        tracing::error!(upload = %id, "spooled bytes are missing or too short");
+        let phase = spooled.iter().find(|usage| usage.id == id).map(|usage| usage.phase);
+        if phase == Some(Phase::Receiving) {
+            core.journal
+                .change(id, core.now_ms(), |row| {
+                    row.received_bytes = nothing().bytes;
+                    row.received_crc = nothing().crc64nvme;
+                })
+                .await?;
+        } else {
+            let why =
+                "the spooled bytes were gone or too short at a start: the disk lost them, or somebody removed them";
+            let failed = core.journal.advance(id, Event::Fail, core.now_ms(), move |row| {
+                row.failure = Some(failure::failure(failure::SPOOL_CORRUPT, why));
+            });
+            failed.await?;
+        }
+    }
+    let pending = core.journal.pending().await?;
+    tracing::info!(pending = pending.len(), "uploads recovered");
+    core.enqueue_all(&pending);
+    // Sessions that only waited for uploads which have ended by now.
+    for session in core.tenants.signing_out() {
+        if core.journal.unfinished_of(session.clone()).await?.is_empty() {
+            core.tenants.uploads_done(&session).await;
+        }
+    }
+    Ok(())
+}
+
+/// Cancels an upload: out of the queue first, so that it is not begun again meanwhile.
+pub(super) async fn stop(core: &Core, id: Ulid, why: Option<&'static str>) -> Result<Row, UploadError> {
+    core.queue().remove(id);
+    if let Some(running) = core.running(id) {
+        running.cancel.cancel();
+        running.ended.cancelled().await;
+    }
+    let cancelled = core.journal.advance(id, Event::Cancel, core.now_ms(), move |row| {
+        if let Some(why) = why {
+            row.failure = Some(failure::failure(failure::STREAM_ABANDONED, why));
+        }
+    });
+    match cancelled.await {
+        Ok(Some(Ok(row))) => {
+            let streaming =
+                core.receiving().get(&id).inspect(|slot| slot.cancelled.store(true, Ordering::Release)).is_some();
+            if streaming {
+                // The stream removes the bytes when it lets go of them.
+                core.publish(&row).await;
+            } else {
+                engine::finish(core, &row).await;
+            }
+            Ok(row)
+        }
+        Ok(Some(Err(row))) => Err(UploadError::WrongState(id, name(row.phase.shown()))),
+        Ok(None) => Err(UploadError::NotFound(id)),
+        Err(why) => {
+            // Not cancelled after all.
+            if let Ok(Some(row)) = core.journal.find(id).await
+                && row.phase == Phase::Pending
+            {
+                core.enqueue(&row);
+            }
+            Err(why.into())
+        }
+    }
+}
+
+/// Nothing has arrived.
+pub(super) fn nothing() -> Mark {
+    Mark { bytes: 0, crc64nvme: crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, b"") }
+}
+
+/// Runs `work` on the blocking pool.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, UploadError> + Send + 'static,
+) -> Result<T, UploadError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|why| Err(UploadError::Storage(format!("a blocking task broke off: {why}"))))
+}
