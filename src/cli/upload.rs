@@ -25,6 +25,7 @@ use crate::api::v1::{self, CancelUploadRequest, CreateUploadRequest};
 use naming::Naming;
 use progress::{Bar, Bars};
 use sending::Sending;
+#[cfg(feature = "local-cloud")]
 pub use sending::crc64nvme_base64;
 
 /// Files that are handed over at the same time.

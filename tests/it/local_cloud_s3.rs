@@ -466,7 +466,7 @@ async fn a_restart_on_the_same_directory_forgets_nothing() {
     rehearsal.cloud.shutdown().await;
 
     let rehearsal = Rehearsal::with(options(directory.path())).await;
-    assert_eq!(rehearsal.keys().await, [key.clone()]);
+    assert_eq!(rehearsal.keys().await, std::slice::from_ref(&key));
     let s3 = rehearsal.admin_s3();
     let last = part(&s3, &bucket, "clip", &id, 2, b"end").await;
     let complete = s3.complete_multipart_upload().bucket(&bucket).key("clip").upload_id(&id);

@@ -105,7 +105,7 @@ impl Services {
     /// Answers one request.
     ///
     /// # Errors
-    /// [`Cut`] where a fault asks for it.
+    /// `Cut` where a fault asks for it.
     pub async fn answer(&self, request: Request<Incoming>) -> Result<Reply, Cut> {
         let (parts, incoming) = request.into_parts();
         let route = route(&parts);
