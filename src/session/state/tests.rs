@@ -360,8 +360,11 @@ impl History {
         if !self.waiting.is_empty() {
             assert!(self.in_flight.is_some(), "somebody waits for nothing");
         }
-        if let Some(wake) = self.machine.next_wake() {
-            assert!(wake > self.now || self.in_flight.is_some(), "a wake-up that does nothing: a busy loop");
+        if self.machine.next_wake().is_some_and(|wake| wake <= self.now) && self.in_flight.is_none() {
+            let effects = self.machine.on(self.now, Event::Wake);
+            self.apply(&effects);
+            let idle = self.in_flight.is_none() && self.machine.next_wake().is_some_and(|wake| wake <= self.now);
+            assert!(!idle, "a wake-up that does nothing: a busy loop at {:?}: {:?}", self.now, self.machine);
         }
     }
 }
