@@ -87,6 +87,9 @@ impl GatewayService for GatewayApi {
 
     async fn resume(&self, _request: Request<v1::ResumeRequest>) -> Result<Response<v1::ResumeResponse>, Status> {
         self.uploads.set_paused(false);
+        // Who calls this knows that sending is possible now: nobody waits out a back-off for the link.
+        self.uploads.link_returned();
+        self.sessions.link_returned();
         Ok(Response::new(v1::ResumeResponse {}))
     }
 
