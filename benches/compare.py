@@ -6,10 +6,14 @@ import os
 import pathlib
 import shlex
 import signal
+import socket
+import ssl
 import statistics
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/compat"))
 
@@ -40,8 +44,7 @@ class Figures:
         return Figures(middle("wall_s"), middle("cpu_s"), middle("peak_bytes"), middle("sent_bytes"))
 
     def row(self):
-        gib = self.sent_bytes / GIB
-        return f"{self.wall_s:8.2f} {self.cpu_s:8.2f} {self.cpu_s / gib:12.2f} {self.peak_bytes / 1024**2:10.1f}"
+        return f"{self.wall_s:8.2f} {self.cpu_s:8.2f} {self.cpu_s * GIB / self.sent_bytes:12.2f} {self.peak_bytes / 1024**2:10.1f}"
 
 
 class Sink:
@@ -55,6 +58,11 @@ class Sink:
         bench.wait_for_port("sink", process, port)
         self.url = f"https://localhost:{port}"
 
+    def bytes_received(self):
+        trust = ssl.create_default_context(cafile=str(self.ca))
+        with urllib.request.urlopen(f"{self.url}/__stats", context=trust, timeout=10) as reply:
+            return json.load(reply)["bytes_received"]
+
     def environment(self):
         return {
             **clean_environment(),
@@ -66,18 +74,44 @@ class Sink:
         }
 
 
+def status_bytes(pid, name):
+    """A line of /proc/PID/status that counts memory, or None where the process has none any more."""
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+class PeakMemory(threading.Thread):
+    """Reads a process's own high-water mark until it ends; what wait4 says would count this process's memory before exec."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.bytes = pid, 0
+        self.start()
+
+    def run(self):
+        while (peak := status_bytes(self.pid, "VmHWM")) is not None:
+            self.bytes = peak
+            time.sleep(0.01)
+
+
 def run_program(sink, argv, sent_bytes):
     """A client that starts, sends and ends: its own times and memory, start-up included."""
     start = time.monotonic()
     process = subprocess.Popen(
         pinned(CLIENT_CORE, argv), env=sink.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
+    memory = PeakMemory(process.pid)
     said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
+    wall_s = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise Failed(f"{argv[0]} left with {process.returncode}: {said[-500:]!r}")
-    return Figures(time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, sent_bytes)
+    memory.join()
+    return Figures(wall_s, usage.ru_utime + usage.ru_stime, memory.bytes, sent_bytes)
 
 
 class Gateway:
@@ -121,8 +155,6 @@ file_roots = ["{photos}"]
         start = time.monotonic()
         argv = pinned(CLIENT_CORE, [self.tidegate, "serve", "--config", str(self.dir / "tidegate.toml")])
         self.process = self.bench.start("daemon", argv)
-        import socket
-
         while True:
             with socket.socket(socket.AF_UNIX) as probe:
                 try:
@@ -148,19 +180,13 @@ file_roots = ["{photos}"]
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
-    def status_bytes(self, name):
-        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-        raise Failed(f"/proc has no {name}")
-
     def measure(self, how, files):
         """Core-seconds and memory of the daemon's process for one batch of files."""
         pathlib.Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")  # the peak starts anew
         before = self.cpu_s()
         answer = self.drive(how, "free", *files)
         sent = sum(os.path.getsize(file) for file in files)
-        return Figures(answer["wall_s"], self.cpu_s() - before, self.status_bytes("VmHWM"), sent)
+        return Figures(answer["wall_s"], self.cpu_s() - before, status_bytes(self.process.pid, "VmHWM"), sent)
 
 
 def make_files(folder):
@@ -214,7 +240,12 @@ def run(bench, options):
         runs = {name: [] for name in clients}
         for _ in range(options.runs):
             for name, measure in clients.items():
-                runs[name].append(measure())
+                before = sink.bytes_received()
+                figures = measure()
+                received = sink.bytes_received() - before
+                if received != figures.sent_bytes:
+                    raise Failed(f"{name} was to send {figures.sent_bytes} bytes, {received} arrived")
+                runs[name].append(figures)
         print(f"\n{title:<24} {'wall s':>8} {'cores s':>8} {'cores s/GiB':>12} {'peak MiB':>10}   median of {options.runs}")
         for name, figures in runs.items():
             print(f"  {name:<22} {Figures.median(figures).row()}", flush=True)
@@ -229,7 +260,7 @@ def run(bench, options):
         gateway.stop()
         starts.append(gateway.start())
     wait_until("the daemon at rest", lambda: time.sleep(2) is None)
-    idle = gateway.status_bytes("VmRSS")
+    idle = status_bytes(gateway.process.pid, "VmRSS")
     gateway.stop()
     print("\nthe daemon itself")
     print(f"  cold start to ready    {statistics.median(starts) * 1000:.1f} ms (median of {COLD_STARTS})")
