@@ -113,7 +113,7 @@ class Kiosk:
 
 def main():
     arguments = argparse.ArgumentParser(description="Signs in, hands a photo over, watches it until it is in S3.")
-    arguments.add_argument("--socket", default="/run/tidegate/tidegate.sock")
+    arguments.add_argument("--socket", default=os.environ.get("TIDEGATE_SOCKET", "/run/tidegate/tidegate.sock"))
     arguments.add_argument("--user", required=True, help="the name to sign in with; the password is read from stdin")
     arguments.add_argument("file")
     arguments.add_argument("key", help="below the destination's prefix, for example free/photo.jpg")
