@@ -10,6 +10,9 @@ use super::{
     ObjectHead, ObjectStore, PartBody, PartReceipt, Profile, Signer, StoreError, StoreErrorKind, Stored, Target,
 };
 
+/// How long `reached` waits for one more call.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// What happens to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -48,7 +51,7 @@ struct Plan {
     calls: BTreeMap<Operation, usize>,
     signers: Vec<String>,
     part_bytes: u64,
-    gate: Option<tokio::sync::watch::Receiver<bool>>,
+    gates: BTreeMap<Operation, tokio::sync::watch::Receiver<bool>>,
 }
 
 impl Faulty {
@@ -78,16 +81,27 @@ impl Faulty {
     }
 
     /// Waits until `operation` was called `count` times.
+    ///
+    /// # Panics
+    /// Where that does not happen in `PATIENCE`.
     pub async fn reached(&self, operation: Operation, count: usize) {
         let mut called = self.called.subscribe();
         while self.calls(operation) < count {
-            let _ = called.changed().await;
+            let next = tokio::time::timeout(PATIENCE, called.changed()).await;
+            let calls = self.calls(operation);
+            assert!(next.is_ok(), "waited for {count} calls of {operation:?}, saw {calls} and then nothing");
         }
     }
 
-    /// Parts wait until the gate says true.
-    pub fn gate_parts(&self, gate: tokio::sync::watch::Receiver<bool>) {
-        self.plan.lock().expect("no panic").gate = Some(gate);
+    /// Puts and parts wait until the gate says true.
+    pub fn gate_parts(&self, gate: &tokio::sync::watch::Receiver<bool>) {
+        self.gate(Operation::Put, gate.clone());
+        self.gate(Operation::UploadPart, gate.clone());
+    }
+
+    /// Calls of `operation` (a put, a part, the *answer* to a creation) wait until the gate says true.
+    pub fn gate(&self, operation: Operation, gate: tokio::sync::watch::Receiver<bool>) {
+        self.plan.lock().expect("no panic").gates.insert(operation, gate);
     }
 
     pub fn calls(&self, operation: Operation) -> usize {
@@ -130,8 +144,8 @@ impl Faulty {
         }
     }
 
-    async fn pass_gate(&self) {
-        let gate = self.plan.lock().expect("no panic").gate.clone();
+    async fn pass_gate(&self, operation: Operation) {
+        let gate = self.plan.lock().expect("no panic").gates.get(&operation).cloned();
         if let Some(mut gate) = gate {
             let _ = gate.wait_for(|open| *open).await;
         }
@@ -149,14 +163,17 @@ impl ObjectStore for Faulty {
     }
 
     async fn put(&self, signer: &Signer, target: &Target, body: &PartBody) -> Result<Stored, StoreError> {
-        self.pass_gate().await;
+        self.pass_gate(Operation::Put).await;
         let stored = self.play(Operation::Put, signer, self.inner.put(signer, target, body)).await;
         self.plan.lock().expect("no panic").part_bytes += body.len;
         stored
     }
 
     async fn create_multipart(&self, signer: &Signer, target: &Target) -> Result<String, StoreError> {
-        self.play(Operation::CreateMultipart, signer, self.inner.create_multipart(signer, target)).await
+        let work = self.inner.create_multipart(signer, target);
+        let created = self.play(Operation::CreateMultipart, signer, work).await;
+        self.pass_gate(Operation::CreateMultipart).await;
+        created
     }
 
     async fn upload_part(
@@ -167,7 +184,7 @@ impl ObjectStore for Faulty {
         number: u32,
         body: &PartBody,
     ) -> Result<PartReceipt, StoreError> {
-        self.pass_gate().await;
+        self.pass_gate(Operation::UploadPart).await;
         let work = self.inner.upload_part(signer, target, multipart_id, number, body);
         let receipt = self.play(Operation::UploadPart, signer, work).await;
         self.plan.lock().expect("no panic").part_bytes += body.len;

@@ -5,6 +5,7 @@
 mod call;
 mod multipart;
 mod settle;
+mod unrecorded;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -45,6 +45,14 @@ pub(super) fn note(connection: &Connection, row: &Row, multipart_id: &str, now_m
 }
 
 impl Journal {
+    /// Notes a multipart upload that the row's upload does not use.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub async fn note_abort(&self, row: Row, multipart_id: String, now_ms: i64) -> Result<(), JournalError> {
+        self.write(move |connection| note(connection, &row, &multipart_id, now_ms)).await
+    }
+
     /// The oldest pending aborts.
     ///
     /// # Errors

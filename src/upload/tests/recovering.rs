@@ -14,7 +14,7 @@ async fn a_crash_sends_again_only_what_was_in_flight() {
     let id = Ulid::generate();
     let daemon = device.start().await;
     let (open, gate) = tokio::sync::watch::channel(true);
-    device.store.gate_parts(gate);
+    device.store.gate_parts(&gate);
     daemon.stream(id, spec("clip.mp4"), &content).await.unwrap();
     daemon.until(id, |view| view.stored_bytes >= 5 * PART as u64).await;
     open.send_replace(false);

@@ -251,7 +251,7 @@ async fn a_source_that_changes_before_or_while_it_is_sent_makes_no_object() {
     }
     // In the middle of a multipart upload: parts are there, the object never is.
     let (open, gate) = tokio::sync::watch::channel(false);
-    device.store.gate_parts(gate);
+    device.store.gate_parts(&gate);
     let path = device.file("clip.mp4", &photo(LARGE));
     let id = daemon.create_from_file(&ALICE, None, spec("clip.mp4"), &path).await.unwrap().id;
     daemon.state(id, UploadState::Running).await;
@@ -287,7 +287,7 @@ async fn cancelling_stops_a_transfer_and_aborts_its_parts() {
     let device = Device::new();
     let daemon = device.start().await;
     let (_open, gate) = tokio::sync::watch::channel(false);
-    device.store.gate_parts(gate);
+    device.store.gate_parts(&gate);
     let id = Ulid::generate();
     daemon.stream(id, spec("clip.mp4"), &photo(LARGE)).await.unwrap();
     device.store.reached(Operation::CreateMultipart, 1).await;
@@ -295,4 +295,30 @@ async fn cancelling_stops_a_transfer_and_aborts_its_parts() {
     device.store.reached(Operation::Abort, 1).await;
     assert_eq!((device.objects().len(), device.spool_files()), (0, 0));
     assert_eq!(daemon.stats(None).await.unwrap().spool_bytes, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_multipart_upload_that_nobody_waits_for_any_more_is_aborted() {
+    // The store has created it, its answer is on its way, and the upload is cancelled.
+    let mut device = Device::new();
+    device.config.complete_timeout_ms = 60_000;
+    let daemon = device.start().await;
+    let (open, gate) = tokio::sync::watch::channel(false);
+    device.store.gate(Operation::CreateMultipart, gate.clone());
+    let id = Ulid::generate();
+    daemon.stream(id, spec("clip.mp4"), &photo(LARGE)).await.unwrap();
+    device.store.reached(Operation::CreateMultipart, 1).await;
+    assert_eq!(daemon.cancel(&ALICE, id).await.unwrap().state, UploadState::Cancelled);
+    assert_eq!(device.store.calls(Operation::Abort), 0);
+    open.send_replace(true);
+    device.store.reached(Operation::Abort, 1).await;
+    // The answer comes when another attempt has begun: the late one is aborted, the other becomes the object.
+    open.send_replace(false);
+    let id = Ulid::generate();
+    daemon.stream(id, spec("clip.mp4"), &photo(LARGE)).await.unwrap();
+    device.store.reached(Operation::CreateMultipart, 3).await;
+    open.send_replace(true);
+    assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
+    device.store.reached(Operation::Abort, 2).await;
+    assert_eq!(device.objects().len(), 1);
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument as _;
 
+use super::unrecorded::Unrecorded;
 use super::{Ended, Scope, Transfer, Wait};
 use crate::session::SessionError;
 use crate::store::{
@@ -28,7 +29,7 @@ pub(super) enum Request<'a> {
 #[derive(Debug)]
 pub(super) enum Reply {
     Stored(Stored),
-    MultipartId(String),
+    Created(Unrecorded),
     Part(PartReceipt),
     Head(Option<ObjectHead>),
 }
@@ -201,7 +202,7 @@ impl Transfer {
                 let target = crate::store::Target { crc64nvme: Some(body.crc64nvme), ..target.clone() };
                 store.put(signer, &target, &counted(body)).await.map(Reply::Stored)
             }
-            Request::Create => store.create_multipart(signer, target).await.map(Reply::MultipartId),
+            Request::Create => self.create_multipart(signer).await.map(Reply::Created),
             Request::Part { multipart_id, number, body } => {
                 store.upload_part(signer, target, multipart_id, number, &counted(body)).await.map(Reply::Part)
             }

@@ -57,18 +57,18 @@ impl Transfer {
     }
 
     async fn begin(&self, part_bytes: u64) -> Result<String, Ended> {
-        let id = match self.call(Request::Create).await {
-            Ok(Reply::MultipartId(id)) => id,
+        let created = match self.call(Request::Create).await {
+            Ok(Reply::Created(created)) => created,
             Ok(_) => return Err(self.puzzled()),
             Err(stop) => return Err(self.give_up(stop)),
         };
-        let journalled = id.clone();
+        let journalled = created.id().to_owned();
         let written = self.core.journal.change(self.row.id, self.core.now_ms(), move |row| {
             row.multipart_id = Some(journalled);
             row.part_bytes = Some(part_bytes);
         });
         written.await.map_err(|why| journal_failed(&why))?;
-        Ok(id)
+        Ok(created.recorded())
     }
 
     async fn round(self: &Arc<Self>, multipart_id: &str, part_bytes: u64) -> Result<Round, Ended> {
