@@ -3,7 +3,8 @@
 //! on the same directory forgets nothing; must never be imported by the daemon.
 //!
 //! One URL serves everything: `X-Amz-Target` leads to the pools, a form with `Action` to STS, `/.well-known/` to keys,
-//! `/_tidegate/` to the cloud's own pages (`health`, `outbox`, `counters`, `requests`, `outputs`, `faults`,
+//! `/login`, `/oauth2/…` and the other paths of Cognito's hosted page to [`hosted_ui`], `/_tidegate/` to the cloud's own
+//! pages (`health`, `outbox`, `counters`, `requests`, `outputs`, `faults`,
 //! `expire-sessions`), all else to S3, path style. Known differences from AWS: loopback counts as TLS for
 //! `aws:SecureTransport`; a completed multipart upload is gone at once, where S3 still answers a repeated completion
 //! for a while; stale uploads are cleared at the start, not daily; bytes survive a restart of the process, not a power
@@ -12,6 +13,7 @@
 pub mod counters;
 pub mod error;
 pub mod faults;
+pub mod hosted_ui;
 pub mod iam;
 pub mod identity_pool;
 pub mod s3;
@@ -40,6 +42,7 @@ use tokio::net::TcpListener;
 use crate::clock::Clock;
 use counters::Counters;
 use faults::Faults;
+use hosted_ui::HostedUi;
 use identity_pool::IdentityPools;
 use s3::{Buckets, S3StartError};
 use seed::Seed;
@@ -289,6 +292,7 @@ impl Built {
         let buckets = Buckets::start(&site, &sts, &data_dir.join("s3"), &seed.buckets)?;
         let services = Services {
             faults: Faults::new(&site.clock),
+            hosted_ui: HostedUi::new(&site, &user_pools),
             s3: buckets.service(),
             outputs: seed.outputs.clone(),
             requests: RequestLog::default(),

@@ -94,6 +94,12 @@ pub struct UserPoolClientSeed {
     pub refresh_token_rotation_grace_s: Option<u64>,
     /// `CallbackURLs`.
     pub callback_urls: Vec<String>,
+    /// `LogoutURLs`.
+    pub logout_urls: Vec<String>,
+    /// `AllowedOAuthScopes`.
+    pub allowed_oauth_scopes: Vec<String>,
+    /// `SupportedIdentityProviders`; `COGNITO` is the pool itself.
+    pub supported_identity_providers: Vec<String>,
 }
 
 /// `AWS::Cognito::UserPoolGroup`.

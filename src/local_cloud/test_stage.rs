@@ -29,6 +29,8 @@ pub const FREE: &str = "arn:aws:iam::000000000000:role/FreeTierRole";
 pub const PAID: &str = "arn:aws:iam::000000000000:role/PaidTierRole";
 pub const GUEST: &str = "arn:aws:iam::000000000000:role/GuestRole";
 pub const BILLING: &str = "arn:aws:iam::000000000000:role/BillingRole";
+pub const CALLBACK: &str = "http://127.0.0.1:8484/callback";
+pub const SIGNED_OUT: &str = "http://127.0.0.1:8484/signed-out";
 pub const PASSWORD: &str = "Tide-gate-2026";
 pub const REFRESH_S: u64 = 30 * 86_400;
 
@@ -169,7 +171,12 @@ fn user_pool() -> UserPoolSeed {
         prevent_user_existence_errors: true,
         enable_token_revocation: true,
         refresh_token_rotation_grace_s: None,
-        callback_urls: Vec::new(),
+        callback_urls: vec![CALLBACK.into()],
+        logout_urls: vec![SIGNED_OUT.into()],
+        allowed_oauth_scopes: ["openid", "email", "profile", "aws.cognito.signin.user.admin"]
+            .map(str::to_owned)
+            .to_vec(),
+        supported_identity_providers: vec!["COGNITO".into()],
     };
     let legacy = UserPoolClientSeed { prevent_user_existence_errors: false, ..client(LEGACY_CLIENT) };
     let rotating = UserPoolClientSeed { refresh_token_rotation_grace_s: Some(30), ..client(ROTATING_CLIENT) };

@@ -8,10 +8,12 @@ mod codes;
 mod describe;
 mod directory;
 mod groups;
+mod hosted;
 mod password;
 mod pool;
 mod refresh;
 mod request;
+mod scopes;
 mod self_service;
 mod sign_in;
 mod sign_up;
@@ -32,6 +34,8 @@ use pool::Pool;
 use request::Request;
 
 pub use codes::{CodePurpose, OutboxMessage};
+pub use hosted::{PageAnswer, TokenGrant};
+pub use scopes::Scopes;
 
 /// All user pools; clones share them.
 #[derive(Debug, Clone)]
@@ -118,9 +122,12 @@ impl UserPools {
             "end_session_endpoint": format!("{base_url}/logout"),
             "id_token_signing_alg_values_supported": ["RS256"],
             "response_types_supported": ["code"],
+            "response_modes_supported": ["query"],
+            "grant_types_supported": ["authorization_code", "refresh_token"],
+            "code_challenge_methods_supported": ["S256"],
             "scopes_supported": ["openid", "email", "phone", "profile"],
             "subject_types_supported": ["public"],
-            "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+            "token_endpoint_auth_methods_supported": ["none"],
         }))
     }
 

@@ -6,9 +6,13 @@ mod activation;
 #[cfg(feature = "local-cloud")]
 mod bad_input;
 #[cfg(feature = "local-cloud")]
+mod browser;
+#[cfg(feature = "local-cloud")]
 mod cli;
 #[cfg(feature = "local-cloud")]
 mod fixture;
+#[cfg(feature = "local-cloud")]
+mod hosted_page;
 mod house;
 #[cfg(feature = "local-cloud")]
 mod iam;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::local_cloud::error::AwsError;
+use crate::local_cloud::hosted_ui::ErrorCode;
 use crate::local_cloud::site::new_uuid;
 
 /// An answer.
@@ -22,6 +23,8 @@ pub enum Shape {
     Query,
     /// S3's `Error`.
     S3,
+    /// OAuth's `{"error": …}`.
+    OAuth,
 }
 
 /// A JSON 1.1 answer.
@@ -49,6 +52,12 @@ pub fn failure(shape: Shape, status: u16, code: &str, message: &str) -> Reply {
             if let Ok(code) = HeaderValue::from_str(&format!("{code}:")) {
                 reply.headers_mut().insert("x-amzn-errortype", code);
             }
+            reply
+        }
+        Shape::OAuth => {
+            let body = json!({"error": code, "error_description": message}).to_string();
+            let mut reply = with_type(status, "application/json", body);
+            reply.extensions_mut().insert(ErrorCode(code));
             reply
         }
         Shape::Query => {
@@ -90,7 +99,7 @@ pub fn seal(mut reply: Reply, shape: Shape, clock: &Clock) -> Reply {
     }
     let Ok(id) = HeaderValue::from_str(&new_uuid()) else { return reply };
     match shape {
-        Shape::Json | Shape::Query => {
+        Shape::Json | Shape::Query | Shape::OAuth => {
             headers.insert("x-amzn-requestid", id);
         }
         Shape::S3 => {
@@ -104,6 +113,9 @@ pub fn seal(mut reply: Reply, shape: Shape, clock: &Clock) -> Reply {
 
 /// The error code of an answer; none where it is no error or does not say.
 pub fn code_of(reply: &Reply) -> Option<String> {
+    if let Some(ErrorCode(code)) = reply.extensions().get() {
+        return Some(code.clone());
+    }
     if !(reply.status().is_client_error() || reply.status().is_server_error()) {
         return None;
     }
@@ -126,7 +138,7 @@ mod tests {
 
     #[test]
     fn every_shape_says_its_code() {
-        for shape in [Shape::Json, Shape::Query, Shape::S3] {
+        for shape in [Shape::Json, Shape::Query, Shape::S3, Shape::OAuth] {
             let reply = failure(shape, 503, "SlowDown", "a < b & c");
             assert_eq!(code_of(&reply).as_deref(), Some("SlowDown"));
             let reply = seal(reply, shape, &Clock::system());

@@ -17,6 +17,7 @@ use super::route::{Route, route};
 use crate::clock::unix_ms;
 use crate::local_cloud::error::AwsError;
 use crate::local_cloud::faults::{Effect, Faults};
+use crate::local_cloud::hosted_ui::HostedUi;
 use crate::local_cloud::identity_pool::IdentityPools;
 use crate::local_cloud::s3::{S3Target, decode};
 use crate::local_cloud::sigv4::{self, MAX_SKEW_MS, SignatureError};
@@ -35,6 +36,8 @@ pub struct Services {
     pub user_pools: UserPools,
     /// Identity pools.
     pub identity_pools: IdentityPools,
+    /// The hosted sign-in page.
+    pub hosted_ui: HostedUi,
     /// S3.
     pub s3: S3Service,
     /// What goes wrong.
@@ -115,6 +118,7 @@ impl Services {
         let shape = match &route {
             Route::S3(..) => Shape::S3,
             Route::Sts => Shape::Query,
+            Route::HostedUi(_) => Shape::OAuth,
             _ => Shape::Json,
         };
         let payload = match &route {
@@ -214,6 +218,7 @@ impl Services {
                 let reply = self.sts.query(&form, &auth, &self.identity_pools);
                 Ok(answer::with_type(reply.status, "text/xml", reply.body))
             }
+            Route::HostedUi(page) => Ok(self.hosted_ui.answer(*page, &parts, &bytes).await.map(Body::from)),
             Route::WellKnown { pool, document } => Ok(self.well_known(pool.as_deref(), document)),
             Route::UnknownTarget(target) => {
                 let message = format!("The local cloud has no service for the target {target}.");
@@ -293,6 +298,7 @@ impl Call {
             Route::IdentityPool(action) => format!("cognito-identity:{action}"),
             Route::UnknownTarget(_) => "unknown:Unknown".to_owned(),
             Route::Sts => format!("sts:{action}"),
+            Route::HostedUi(page) => page.operation().to_owned(),
             Route::WellKnown { .. } => "cognito-idp:WellKnown".to_owned(),
             Route::S3(operation, _) => (*operation).to_owned(),
         };
@@ -315,10 +321,10 @@ impl Call {
 /// A signature's fault in the service's own code.
 fn refusal(shape: Shape, error: &SignatureError) -> Reply {
     let (status, code) = match (shape, error) {
-        (Shape::Json, SignatureError::Incomplete(_)) => (400, "IncompleteSignatureException"),
-        (Shape::Json, SignatureError::InvalidToken) => (400, "UnrecognizedClientException"),
-        (Shape::Json, SignatureError::Expired) => (400, "ExpiredTokenException"),
-        (Shape::Json, _) => (400, "InvalidSignatureException"),
+        (Shape::Json | Shape::OAuth, SignatureError::Incomplete(_)) => (400, "IncompleteSignatureException"),
+        (Shape::Json | Shape::OAuth, SignatureError::InvalidToken) => (400, "UnrecognizedClientException"),
+        (Shape::Json | Shape::OAuth, SignatureError::Expired) => (400, "ExpiredTokenException"),
+        (Shape::Json | Shape::OAuth, _) => (400, "InvalidSignatureException"),
         (Shape::Query, SignatureError::Incomplete(_)) => (400, "IncompleteSignature"),
         (Shape::Query, SignatureError::InvalidToken) => (403, "InvalidClientTokenId"),
         (Shape::Query, SignatureError::Expired) => (403, "ExpiredToken"),

@@ -3,6 +3,7 @@
 use http::Method;
 use http::request::Parts;
 
+use crate::local_cloud::hosted_ui::Page;
 use crate::local_cloud::s3::{S3Target, operation_of};
 
 /// Where a request goes.
@@ -25,6 +26,8 @@ pub enum Route {
         /// `jwks.json`, `jwks_uri` or `openid-configuration`.
         document: String,
     },
+    /// The hosted sign-in page.
+    HostedUi(Page),
     /// S3, path style.
     S3(&'static str, S3Target),
 }
@@ -57,6 +60,9 @@ pub fn route(parts: &Parts) -> Route {
         let pool = (!pool.is_empty()).then(|| pool.to_owned());
         return Route::WellKnown { pool, document: document.to_owned() };
     }
+    if let Some(page) = Page::at(path) {
+        return Route::HostedUi(page);
+    }
     let copies = parts.headers.contains_key("x-amz-copy-source");
     let (operation, target) = operation_of(&parts.method, path, parts.uri.query(), copies);
     Route::S3(operation, target)
@@ -80,6 +86,8 @@ mod tests {
         let form = "application/x-www-form-urlencoded; charset=utf-8";
         assert_eq!(of(http::Request::post("/").header("content-type", form)), Route::Sts);
         assert_eq!(of(http::Request::get("/?Action=GetCallerIdentity&Version=2011-06-15")), Route::Sts);
+        assert_eq!(of(http::Request::get("/login?client_id=x")), Route::HostedUi(Page::Login));
+        assert_eq!(of(http::Request::post("/oauth2/token").header("content-type", form)), Route::HostedUi(Page::Token));
         assert_eq!(of(http::Request::get("/_tidegate/health")), Route::Admin("health".into()));
         assert_eq!(
             of(http::Request::get("/us-east-1_Pool/.well-known/jwks.json")),

@@ -69,6 +69,9 @@ pub(super) fn add_client(resource: &Resource<'_>, seed: &mut Seed) -> Result<(),
         enable_token_revocation: properties.flag("EnableTokenRevocation", true)?,
         refresh_token_rotation_grace_s: rotation,
         callback_urls: properties.texts("CallbackURLs")?,
+        logout_urls: properties.texts("LogoutURLs")?,
+        allowed_oauth_scopes: properties.texts("AllowedOAuthScopes")?,
+        supported_identity_providers: properties.texts("SupportedIdentityProviders")?,
     };
     user_pool(properties, seed)?.clients.push(client);
     Ok(())

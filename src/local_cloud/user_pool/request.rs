@@ -20,13 +20,20 @@ pub struct Request {
     pub inner: Arc<Inner>,
     body: Value,
     pub auth: Auth,
+    /// Asked by the hosted page: a sign-in ends with the user's name, and tokens come for a code later.
+    pub is_hosted: bool,
 }
 
 const LONGEST_FIELD_BYTES: usize = 131_072;
 
 impl Request {
     pub(super) fn new(inner: Arc<Inner>, body: Value, auth: Auth) -> Self {
-        Self { inner, body, auth }
+        Self { inner, body, auth, is_hosted: false }
+    }
+
+    /// The same from the hosted page.
+    pub(super) fn hosted(inner: Arc<Inner>, body: Value) -> Self {
+        Self { is_hosted: true, ..Self::new(inner, body, Auth::Anonymous) }
     }
 
     /// A field as it came.

@@ -9,6 +9,7 @@ use crate::local_cloud::seed::UserPoolClientSeed;
 use crate::local_cloud::site::uuid_of;
 use crate::local_cloud::user_pool::challenge::Pending;
 use crate::local_cloud::user_pool::directory::{Attempts, User, UserStatus, no_user};
+use crate::local_cloud::user_pool::hosted;
 use crate::local_cloud::user_pool::password;
 use crate::local_cloud::user_pool::pool::Pool;
 use crate::local_cloud::user_pool::request::{Request, invalid_parameter, no_client, not_authorized};
@@ -75,7 +76,7 @@ impl Request {
         }
     }
 
-    fn password_auth(&self, pool: &Pool, client: &UserPoolClientSeed) -> Result<Value, AwsError> {
+    pub(super) fn password_auth(&self, pool: &Pool, client: &UserPoolClientSeed) -> Result<Value, AwsError> {
         let name = self.parameter("AuthParameters", "USERNAME")?;
         let password = self.parameter("AuthParameters", "PASSWORD")?;
         let user = pool.directory.find(name).filter(|user| user.verifier.is_some());
@@ -123,7 +124,7 @@ impl Request {
         }))
     }
 
-    fn respond(&self, pool: &Pool, client: &UserPoolClientSeed) -> Result<Value, AwsError> {
+    pub(super) fn respond(&self, pool: &Pool, client: &UserPoolClientSeed) -> Result<Value, AwsError> {
         match self.required("ChallengeName", "challengeName")? {
             "PASSWORD_VERIFIER" => self.answer_password_verifier(pool, client),
             "NEW_PASSWORD_REQUIRED" => self.answer_new_password(pool, client),
@@ -208,6 +209,10 @@ impl Request {
                         "USER_ID_FOR_SRP": user.username, "requiredAttributes": "[]", "userAttributes": attributes,
                     },
                 }))
+            }
+            UserStatus::Confirmed if self.is_hosted => {
+                pool.directory.update(sub, |user| user.attempts = Attempts::default())?;
+                Ok(hosted::signed_in(sub))
             }
             UserStatus::Confirmed => {
                 let (user, (sign_in, refresh_token)) = pool.directory.update(sub, |user| {

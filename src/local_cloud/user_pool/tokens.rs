@@ -13,10 +13,12 @@ use serde_json::{Map, Value, json};
 use crate::local_cloud::error::AwsError;
 use crate::local_cloud::seed::UserPoolClientSeed;
 use crate::local_cloud::site::new_uuid;
+use crate::local_cloud::user_pool::Inner;
 use crate::local_cloud::user_pool::directory::{User, no_user};
 use crate::local_cloud::user_pool::groups::GroupClaims;
 use crate::local_cloud::user_pool::pool::Pool;
 use crate::local_cloud::user_pool::request::{Request, not_authorized};
+use crate::local_cloud::user_pool::scopes::{self, Scopes};
 
 /// One sign-in of a user at a client. Its tokens share `origin_jti`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,6 +34,12 @@ pub struct SignIn {
     /// Refresh tokens that rotation has replaced, latest last.
     pub retired: VecDeque<Retired>,
     pub revoked: bool,
+    /// What the hosted page was asked for; empty for a sign-in by the pool's own actions.
+    #[serde(default)]
+    pub scopes: Scopes,
+    /// Goes into the first ID token only, and is not kept.
+    #[serde(skip)]
+    pub nonce: Option<String>,
 }
 
 /// A replaced refresh token.
@@ -61,6 +69,8 @@ impl SignIn {
             refresh_hash: hash(&refresh_token),
             retired: VecDeque::new(),
             revoked: false,
+            scopes: Scopes::default(),
+            nonce: None,
         };
         user.sign_ins.retain(|known| known.expire_s > now_s);
         if user.sign_ins.len() >= MOST_SIGN_INS {
@@ -107,28 +117,33 @@ impl Request {
             }
         };
 
+        let access_lifetime_s = or_default(client.access_token_validity_s, DEFAULT_TOKEN_S);
+        let mut access = common("access", access_lifetime_s);
+        access.insert("client_id".into(), json!(client.id));
+        access.insert("username".into(), json!(user.username));
+        access.insert("scope".into(), json!(sign_in.scopes.claim()));
+        groups.write_access(&mut access);
+        let access = pool.key.sign(&Value::Object(access));
+
         let mut id = common("id", or_default(client.id_token_validity_s, DEFAULT_TOKEN_S));
-        for (name, value) in &user.attributes {
+        for (name, value) in user.attributes.iter().filter(|(name, _)| sign_in.scopes.show(name)) {
             let is_flag = name.ends_with("_verified");
             id.insert(name.clone(), if is_flag { json!(value == "true") } else { json!(value) });
         }
         id.insert("cognito:username".into(), json!(user.username));
         id.insert("aud".into(), json!(client.id));
         groups.write_id(&mut id);
+        if !sign_in.scopes.is_api() {
+            id.insert("at_hash".into(), json!(half_hash(&access)));
+        }
+        if let Some(nonce) = &sign_in.nonce {
+            id.insert("nonce".into(), json!(nonce));
+        }
 
-        let access_lifetime_s = or_default(client.access_token_validity_s, DEFAULT_TOKEN_S);
-        let mut access = common("access", access_lifetime_s);
-        access.insert("client_id".into(), json!(client.id));
-        access.insert("username".into(), json!(user.username));
-        access.insert("scope".into(), json!("aws.cognito.signin.user.admin"));
-        groups.write_access(&mut access);
-
-        let mut result = json!({
-            "IdToken": pool.key.sign(&Value::Object(id)),
-            "AccessToken": pool.key.sign(&Value::Object(access)),
-            "TokenType": "Bearer",
-            "ExpiresIn": access_lifetime_s,
-        });
+        let mut result = json!({ "AccessToken": access, "TokenType": "Bearer", "ExpiresIn": access_lifetime_s });
+        if sign_in.scopes.give_id_token() {
+            result["IdToken"] = json!(pool.key.sign(&Value::Object(id)));
+        }
         if let Some(refresh_token) = refresh_token {
             result["RefreshToken"] = json!(refresh_token);
         }
@@ -137,15 +152,25 @@ impl Request {
 
     /// The user of the request's access token, and the pool.
     pub(super) fn signed_in_user(&self) -> Result<(&Pool, User), AwsError> {
-        let token = self.required("AccessToken", "accessToken")?;
-        let verified = self.inner.pools.values().find_map(|pool| Some((pool, pool.key.verify(token).ok()?)));
+        let (pool, user, scopes) = self.inner.bearer(self.required("AccessToken", "accessToken")?)?;
+        if !scopes.has(scopes::USER_ADMIN) {
+            return Err(not_authorized("Access Token does not have required scopes"));
+        }
+        Ok((pool, user))
+    }
+}
+
+impl Inner {
+    /// The user whom an access token speaks for, the pool, and what the token is good for.
+    pub(super) fn bearer(&self, token: &str) -> Result<(&Pool, User, Scopes), AwsError> {
+        let verified = self.pools.values().find_map(|pool| Some((pool, pool.key.verify(token).ok()?)));
         let invalid = || not_authorized("Invalid Access Token");
         let (pool, claims) = verified.ok_or_else(invalid)?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default();
         if text("token_use") != "access" || text("iss") != pool.issuer {
             return Err(invalid());
         }
-        if self.inner.site.now_s() >= claims.get("exp").and_then(Value::as_u64).unwrap_or(0) {
+        if self.site.now_s() >= claims.get("exp").and_then(Value::as_u64).unwrap_or(0) {
             return Err(not_authorized("Access Token has expired"));
         }
         let user = pool.directory.get(text("sub")).ok_or_else(no_user)?;
@@ -156,7 +181,7 @@ impl Request {
         if !user.sign_ins.iter().any(|sign_in| sign_in.origin_jti == origin && !sign_in.revoked) {
             return Err(not_authorized("Access Token has been revoked"));
         }
-        Ok((pool, user))
+        Ok((pool, user, Scopes::of(text("scope"))))
     }
 }
 
@@ -172,6 +197,11 @@ pub fn sub_of(refresh_token: &str) -> Option<String> {
 /// What is kept of a refresh token.
 pub fn hash(refresh_token: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, refresh_token.as_bytes()))
+}
+
+/// `at_hash`: the first half of the hash of the token's text.
+fn half_hash(token: &str) -> String {
+    URL_SAFE_NO_PAD.encode(&digest::digest(&digest::SHA256, token.as_bytes()).as_ref()[..16])
 }
 
 fn new_refresh_token(sub: &str) -> String {
