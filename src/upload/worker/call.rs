@@ -29,7 +29,7 @@ pub(super) enum Request<'a> {
 #[derive(Debug)]
 pub(super) enum Reply {
     Stored(Stored),
-    Created(Unrecorded),
+    Created(Box<Unrecorded>),
     Part(PartReceipt),
     Head(Option<ObjectHead>),
 }
@@ -202,7 +202,7 @@ impl Transfer {
                 let target = crate::store::Target { crc64nvme: Some(body.crc64nvme), ..target.clone() };
                 store.put(signer, &target, &counted(body)).await.map(Reply::Stored)
             }
-            Request::Create => self.create_multipart(signer).await.map(Reply::Created),
+            Request::Create => self.create_multipart(signer).await.map(|created| Reply::Created(Box::new(created))),
             Request::Part { multipart_id, number, body } => {
                 store.upload_part(signer, target, multipart_id, number, &counted(body)).await.map(Reply::Part)
             }

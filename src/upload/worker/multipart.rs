@@ -58,7 +58,7 @@ impl Transfer {
 
     async fn begin(&self, part_bytes: u64) -> Result<String, Ended> {
         let created = match self.call(Request::Create).await {
-            Ok(Reply::Created(created)) => created,
+            Ok(Reply::Created(created)) => *created,
             Ok(_) => return Err(self.puzzled()),
             Err(stop) => return Err(self.give_up(stop)),
         };

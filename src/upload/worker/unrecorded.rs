@@ -42,7 +42,7 @@ impl Drop for Unrecorded {
             match core.journal.note_abort(row, multipart_id, core.now_ms()).await {
                 Ok(()) => core.aborts.notify_one(),
                 Err(why) => {
-                    tracing::warn!(upload = %id, %why, "a multipart upload is left to the bucket's lifecycle rule")
+                    tracing::warn!(upload = %id, %why, "a multipart upload is left to the bucket's lifecycle rule");
                 }
             }
         };
