@@ -16,6 +16,7 @@ pub mod faults;
 pub mod hosted_ui;
 pub mod iam;
 pub mod identity_pool;
+pub mod oidc_provider;
 pub mod s3;
 pub mod seed;
 pub mod server;
@@ -44,6 +45,7 @@ use counters::Counters;
 use faults::Faults;
 use hosted_ui::HostedUi;
 use identity_pool::IdentityPools;
+use oidc_provider::OidcProviders;
 use s3::{Buckets, S3StartError};
 use seed::Seed;
 use server::{RequestLog, RequestRecord, Server, Services};
@@ -292,6 +294,7 @@ impl Built {
         let buckets = Buckets::start(&site, &sts, &data_dir.join("s3"), &seed.buckets)?;
         let services = Services {
             faults: Faults::new(&site.clock),
+            oidc_providers: OidcProviders::new(&site),
             hosted_ui: HostedUi::new(&site, &user_pools),
             s3: buckets.service(),
             outputs: seed.outputs.clone(),

@@ -8,11 +8,12 @@
 //! clients that go by the letter would drop them; in AWS they have it. What is remembered here ends with the process.
 
 mod account;
-mod authorize;
-mod call;
-mod expiring;
-mod pages;
-mod token;
+pub(super) mod authorize;
+pub(super) mod call;
+pub(super) mod expiring;
+pub(super) mod pages;
+mod relying_party;
+pub(super) mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use account::Said;
 use authorize::{Authorize, Prompt, Refusal, callback};
 use call::Call;
 use expiring::{Expiring, random_name};
+use relying_party::{ProviderClient, Trip};
 use token::CodeGrant;
 
 /// An answer, its body being text.
@@ -42,8 +44,12 @@ pub const PAGE_SESSION_VALIDITY: Duration = Duration::from_secs(3_600);
 /// How long a code can be exchanged, as Cognito's.
 pub const CODE_VALIDITY: Duration = Duration::from_secs(300);
 
+/// How long somebody may stay at another provider.
+pub const TRIP_VALIDITY: Duration = Duration::from_secs(600);
+
 const SESSION_COOKIE: &str = "cognito";
 const CSRF_COOKIE: &str = "XSRF-TOKEN";
+const TRIP_COOKIE: &str = "cognito-fl";
 
 /// The page; clones share what it remembers.
 #[derive(Debug, Clone)]
@@ -55,6 +61,8 @@ struct Inner {
     user_pools: UserPools,
     browsers: Expiring<Browser>,
     codes: Expiring<CodeGrant>,
+    trips: Expiring<Trip>,
+    providers: ProviderClient,
 }
 
 /// Who has signed in with a browser.
@@ -76,6 +84,8 @@ pub enum Page {
     UserInfo,
     /// `/oauth2/revoke`.
     Revoke,
+    /// `/oauth2/idpresponse`: back from another provider.
+    IdpResponse,
     /// `/login`.
     Login,
     /// `/logout`.
@@ -93,10 +103,11 @@ pub enum Page {
 }
 
 /// Each page with its path, and the operation that faults and the request log know it by.
-const PAGES: [(Page, &str, &str); 11] = [
+const PAGES: [(Page, &str, &str); 12] = [
     (Page::Authorize, "/oauth2/authorize", "hosted-ui:Authorize"),
     (Page::Token, "/oauth2/token", "hosted-ui:Token"),
     (Page::UserInfo, "/oauth2/userInfo", "hosted-ui:UserInfo"),
+    (Page::IdpResponse, "/oauth2/idpresponse", "hosted-ui:IdpResponse"),
     (Page::Revoke, "/oauth2/revoke", "hosted-ui:Revoke"),
     (Page::Login, "/login", "hosted-ui:Login"),
     (Page::Logout, "/logout", "hosted-ui:Logout"),
@@ -128,21 +139,6 @@ impl Page {
     }
 }
 
-/// Another provider as the sign-in page offers it.
-#[derive(Debug, Clone)]
-struct Offered {
-    name: String,
-    label: String,
-}
-
-impl Offered {
-    /// Where its button leads.
-    fn link(&self, query: &str) -> String {
-        let name: String = form_urlencoded::byte_serialize(self.name.as_bytes()).collect();
-        format!("{}?{query}&identity_provider={name}", Page::Authorize.path())
-    }
-}
-
 impl HostedUi {
     /// Nobody has signed in yet.
     pub fn new(site: &Site, user_pools: &UserPools) -> Self {
@@ -152,6 +148,8 @@ impl HostedUi {
             user_pools: user_pools.clone(),
             browsers: Expiring::new(valid_ms(PAGE_SESSION_VALIDITY)),
             codes: Expiring::new(valid_ms(CODE_VALIDITY)),
+            trips: Expiring::new(valid_ms(TRIP_VALIDITY)),
+            providers: ProviderClient::new(site),
         }))
     }
 
@@ -177,6 +175,7 @@ impl HostedUi {
             Page::Revoke => self.revoke(&call).await,
             Page::UserInfo => self.user_info(&call),
             Page::Logout => self.log_out(&call),
+            Page::IdpResponse => self.came_back(&call).await,
             _ => self.in_flow(page, &call).await,
         }
     }
@@ -189,7 +188,7 @@ impl HostedUi {
             Err(refusal) => return refused(&refusal),
         };
         if page == Page::Authorize {
-            return self.authorize(call, &authorize);
+            return self.authorize(call, &authorize).await;
         }
         if !call.is_post() {
             // Questions come from the pool only.
@@ -205,24 +204,14 @@ impl HostedUi {
         self.submitted(page, call, &authorize).await
     }
 
-    fn authorize(&self, call: &Call, authorize: &Authorize) -> Answer {
-        if authorize.provider.as_deref().is_some_and(|provider| provider != "COGNITO") {
-            return refused(&Refusal::Redirect {
-                redirect_uri: authorize.redirect_uri.clone(),
-                state: authorize.state.clone(),
-                error: "invalid_request",
-                description: "the identity provider is not one of this client's",
-            });
-        }
+    async fn authorize(&self, call: &Call, authorize: &Authorize) -> Answer {
         let known = self.browser_of(call, &authorize.client_id).filter(|_| authorize.prompt != Prompt::Login);
         match known {
             Some(browser) => self.give_code(authorize, &browser),
-            None if authorize.prompt == Prompt::None => refused(&Refusal::Redirect {
-                redirect_uri: authorize.redirect_uri.clone(),
-                state: authorize.state.clone(),
-                error: "login_required",
-                description: "nobody has signed in with this browser",
-            }),
+            None if authorize.prompt == Prompt::None => {
+                to_app(authorize, "login_required", "nobody has signed in with this browser")
+            }
+            None if authorize.provider.is_some() => self.send_to_provider(authorize).await,
             None => pages::redirect(&format!("{}?{}", Page::Login.path(), authorize.query())),
         }
     }
@@ -278,10 +267,6 @@ impl HostedUi {
         (pool.id == browser.pool_id && self.user_pools().is_active(&pool.id, &browser.sub)).then_some(browser)
     }
 
-    fn providers_of(&self, _client_id: &str) -> Vec<Offered> {
-        Vec::new()
-    }
-
     fn allows_sign_up(&self, client_id: &str) -> bool {
         self.user_pools().client(client_id).is_some_and(|(pool, _)| pool.allow_sign_up)
     }
@@ -308,6 +293,16 @@ impl HostedUi {
         let Some(cookie) = call.cookie(CSRF_COOKIE) else { return false };
         cookie.len() >= 32 && same(cookie, call.form.text("_csrf"))
     }
+}
+
+/// The client learns that its sign-in failed.
+fn to_app(authorize: &Authorize, error: &'static str, description: &'static str) -> Answer {
+    refused(&Refusal::Redirect {
+        redirect_uri: authorize.redirect_uri.clone(),
+        state: authorize.state.clone(),
+        error,
+        description,
+    })
 }
 
 fn refused(refusal: &Refusal) -> Answer {

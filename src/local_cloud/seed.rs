@@ -42,6 +42,21 @@ pub struct UserPoolSeed {
     pub clients: Vec<UserPoolClientSeed>,
     /// Its groups.
     pub groups: Vec<GroupSeed>,
+    /// Other providers whose users may come in.
+    pub identity_providers: Vec<IdentityProviderSeed>,
+}
+
+/// `AWS::Cognito::UserPoolIdentityProvider`.
+#[derive(Debug, Clone, Default)]
+pub struct IdentityProviderSeed {
+    /// `ProviderName`, for example `Google` or `SignInWithApple`.
+    pub name: String,
+    /// `ProviderType`: `Google`, `SignInWithApple` or `OIDC`.
+    pub kind: String,
+    /// `ProviderDetails`: `client_id`, `client_secret`, `authorize_scopes`, `oidc_issuer`, …
+    pub details: BTreeMap<String, String>,
+    /// `AttributeMapping`: the pool's attribute to the provider's claim.
+    pub attribute_mapping: BTreeMap<String, String>,
 }
 
 /// `Policies.PasswordPolicy`, with Cognito's defaults where it is silent.

@@ -14,6 +14,7 @@ mod document;
 mod node;
 mod parameters;
 mod physical;
+mod providers;
 mod roles;
 mod stack;
 mod storage;

@@ -193,6 +193,7 @@ fn user_pool() -> UserPoolSeed {
         allow_sign_up: true,
         password_policy: PasswordPolicySeed::default(),
         clients: vec![client(CLIENT), legacy, rotating],
+        identity_providers: Vec::new(),
         groups: vec![group("free-tier", 10, FREE), group("paid-tier", 1, PAID)],
     }
 }

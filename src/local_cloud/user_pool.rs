@@ -7,6 +7,7 @@ mod challenge;
 mod codes;
 mod describe;
 mod directory;
+mod federated;
 mod groups;
 mod hosted;
 mod password;
@@ -34,6 +35,7 @@ use pool::Pool;
 use request::Request;
 
 pub use codes::{CodePurpose, OutboxMessage};
+pub use federated::FederationRefusal;
 pub use hosted::{PageAnswer, TokenGrant};
 pub use scopes::Scopes;
 

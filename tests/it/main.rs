@@ -13,6 +13,8 @@ mod cli;
 mod fixture;
 #[cfg(feature = "local-cloud")]
 mod hosted_page;
+#[cfg(feature = "local-cloud")]
+mod hosted_providers;
 mod house;
 #[cfg(feature = "local-cloud")]
 mod iam;

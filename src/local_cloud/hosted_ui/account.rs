@@ -109,7 +109,7 @@ impl HostedUi {
                     @let providers = self.providers_of(&authorize.client_id);
                     @if !providers.is_empty() { p.or { "or" } }
                     @for provider in &providers {
-                        a.button href=(provider.link(&query)) { "Continue with " (provider.label) }
+                        a.button href=(provider.link(&query)) { "Continue with " (provider.label()) }
                     }
                     p.links {
                         a href=(link(Page::ForgotPassword)) { "Forgotten password?" }

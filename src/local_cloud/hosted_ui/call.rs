@@ -38,6 +38,11 @@ impl Fields {
         self.get(name).unwrap_or_default()
     }
 
+    /// All of them, as a query.
+    pub fn encoded(&self) -> String {
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(&self.values).finish()
+    }
+
     /// The first of these that came more than once.
     pub fn repeated_of<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
         names.iter().find(|name| self.repeated.iter().any(|repeated| repeated == *name)).copied()

@@ -9,12 +9,16 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use crate::local_cloud::hosted_ui::{Answer, ErrorCode};
 
 const STYLE: &str = include_str!("page.css");
+/// The only script there is.
+const SEND_FORM: &str = "document.forms[0].submit()";
 
 /// What a page's security headers say of forms.
 #[derive(Debug, Clone)]
 pub enum Forms {
     /// They go to this cloud, which may then redirect to this address.
     Here(Option<String>),
+    /// They may end at an address that the page does not know.
+    Anywhere,
 }
 
 /// A whole page.
@@ -51,6 +55,19 @@ pub fn redirect(location: &str) -> Answer {
     let mut answer = with_headers(303, String::new(), &Forms::Here(None));
     answer.headers_mut().insert(LOCATION, value);
     answer
+}
+
+/// Sends the browser on with a form, as `response_mode=form_post` asks: by itself where scripts run, else by a button.
+pub fn form_post(address: &str, fields: &[(&str, &str)]) -> Answer {
+    let content = html! {
+        (heading("Almost there", "You are being sent back.", None, None))
+        form method="post" action=(address) {
+            @for (name, value) in fields { input type="hidden" name=(name) value=(value); }
+            button type="submit" { "Continue" }
+        }
+        script { (PreEscaped(SEND_FORM)) }
+    };
+    page(200, "Almost there", &Forms::Anywhere, &content)
 }
 
 /// What kind of field, as browsers' helpers know it.
@@ -123,13 +140,15 @@ pub fn heading(title: &str, below: &str, error: Option<&str>, notice: Option<&st
 
 fn with_headers(status: u16, body: String, forms: &Forms) -> Answer {
     let form_action = match forms {
+        Forms::Anywhere => String::new(),
         Forms::Here(None) => "; form-action 'self'".to_owned(),
         // Browsers hold a form's redirects against this, too.
         Forms::Here(Some(address)) => format!("; form-action 'self' {}", source_of(address)),
     };
     let policy = format!(
-        "default-src 'none'; style-src '{}'; base-uri 'none'; frame-ancestors 'none'{form_action}",
-        hash(STYLE)
+        "default-src 'none'; style-src '{}'; script-src '{}'; base-uri 'none'; frame-ancestors 'none'{form_action}",
+        hash(STYLE),
+        hash(SEND_FORM)
     );
     let mut answer = Response::new(body);
     *answer.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
@@ -188,7 +207,8 @@ mod tests {
         assert!(to("http://127.0.0.1:8484/cb?x=1").ends_with("form-action 'self' http://127.0.0.1:8484"));
         assert!(to("photos://signed-in").ends_with("form-action 'self' photos:"));
         assert!(policy(&Forms::Here(None)).ends_with("form-action 'self'"));
-        assert!(!policy(&Forms::Here(None)).contains("unsafe"));
+        assert!(!policy(&Forms::Anywhere).contains("form-action"));
+        assert!(!policy(&Forms::Anywhere).contains("unsafe"));
     }
 
     #[test]

@@ -196,7 +196,7 @@ fn token_failure(error: &AwsError) -> Answer {
 }
 
 /// OAuth's error.
-pub(super) fn failure(status: u16, code: &'static str, description: Option<&str>) -> Answer {
+pub fn failure(status: u16, code: &'static str, description: Option<&str>) -> Answer {
     let mut body = json!({ "error": code });
     if let Some(description) = description {
         body["error_description"] = json!(description);
@@ -207,7 +207,7 @@ pub(super) fn failure(status: u16, code: &'static str, description: Option<&str>
 }
 
 /// A JSON answer that nobody keeps.
-pub(super) fn with_json(status: u16, body: String) -> Answer {
+pub fn with_json(status: u16, body: String) -> Answer {
     let mut answer = Response::new(body);
     *answer.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json;charset=UTF-8"));
@@ -222,7 +222,7 @@ fn is_verifier(verifier: &str) -> bool {
 }
 
 /// `S256` of RFC 7636.
-pub(super) fn challenge_of(verifier: &str) -> String {
+pub fn challenge_of(verifier: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, verifier.as_bytes()))
 }
 

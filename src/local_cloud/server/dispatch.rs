@@ -19,6 +19,7 @@ use crate::local_cloud::error::AwsError;
 use crate::local_cloud::faults::{Effect, Faults};
 use crate::local_cloud::hosted_ui::HostedUi;
 use crate::local_cloud::identity_pool::IdentityPools;
+use crate::local_cloud::oidc_provider::OidcProviders;
 use crate::local_cloud::s3::{S3Target, decode};
 use crate::local_cloud::sigv4::{self, MAX_SKEW_MS, SignatureError};
 use crate::local_cloud::site::Site;
@@ -36,6 +37,8 @@ pub struct Services {
     pub user_pools: UserPools,
     /// Identity pools.
     pub identity_pools: IdentityPools,
+    /// Stand-ins for Google and Apple.
+    pub oidc_providers: OidcProviders,
     /// The hosted sign-in page.
     pub hosted_ui: HostedUi,
     /// S3.
@@ -118,7 +121,7 @@ impl Services {
         let shape = match &route {
             Route::S3(..) => Shape::S3,
             Route::Sts => Shape::Query,
-            Route::HostedUi(_) => Shape::OAuth,
+            Route::HostedUi(_) | Route::OidcProvider(..) => Shape::OAuth,
             _ => Shape::Json,
         };
         let payload = match &route {
@@ -219,6 +222,9 @@ impl Services {
                 Ok(answer::with_type(reply.status, "text/xml", reply.body))
             }
             Route::HostedUi(page) => Ok(self.hosted_ui.answer(*page, &parts, &bytes).await.map(Body::from)),
+            Route::OidcProvider(brand, document) => {
+                Ok(self.oidc_providers.answer(*brand, *document, &parts, &bytes).await.map(Body::from))
+            }
             Route::WellKnown { pool, document } => Ok(self.well_known(pool.as_deref(), document)),
             Route::UnknownTarget(target) => {
                 let message = format!("The local cloud has no service for the target {target}.");
@@ -299,6 +305,7 @@ impl Call {
             Route::UnknownTarget(_) => "unknown:Unknown".to_owned(),
             Route::Sts => format!("sts:{action}"),
             Route::HostedUi(page) => page.operation().to_owned(),
+            Route::OidcProvider(brand, document) => format!("oidc-{}:{document:?}", brand.label().to_lowercase()),
             Route::WellKnown { .. } => "cognito-idp:WellKnown".to_owned(),
             Route::S3(operation, _) => (*operation).to_owned(),
         };

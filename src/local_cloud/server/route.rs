@@ -4,6 +4,7 @@ use http::Method;
 use http::request::Parts;
 
 use crate::local_cloud::hosted_ui::Page;
+use crate::local_cloud::oidc_provider::{self, Brand, Document};
 use crate::local_cloud::s3::{S3Target, operation_of};
 
 /// Where a request goes.
@@ -28,6 +29,8 @@ pub enum Route {
     },
     /// The hosted sign-in page.
     HostedUi(Page),
+    /// A stand-in for Google or Apple.
+    OidcProvider(Brand, Document),
     /// S3, path style.
     S3(&'static str, S3Target),
 }
@@ -36,6 +39,9 @@ pub enum Route {
 pub fn route(parts: &Parts) -> Route {
     let path = parts.uri.path();
     if let Some(rest) = path.strip_prefix("/_tidegate/") {
+        if let Some((brand, document)) = oidc_provider::at(rest) {
+            return Route::OidcProvider(brand, document);
+        }
         return Route::Admin(rest.to_owned());
     }
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());

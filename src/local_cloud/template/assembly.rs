@@ -11,7 +11,7 @@ use super::node::Node;
 use super::physical::{Kind, Physical};
 use super::roles::ManagedPolicies;
 use super::stack::Stack;
-use super::{TemplateError, cognito, roles, storage};
+use super::{TemplateError, cognito, providers, roles, storage};
 use crate::local_cloud::seed::Seed;
 
 /// A resource of a known kind, ready to be read.
@@ -66,6 +66,7 @@ pub(super) fn assemble(mut stack: Stack<'_>) -> Result<Seed, TemplateError> {
 fn add(kind: Kind, resource: &Resource<'_>, managed: &ManagedPolicies, seed: &mut Seed) -> Result<(), TemplateError> {
     match kind {
         Kind::UserPool => cognito::add_user_pool(resource, seed),
+        Kind::UserPoolIdentityProvider => providers::add_provider(resource, seed),
         Kind::UserPoolClient => cognito::add_client(resource, seed),
         Kind::UserPoolGroup => cognito::add_group(resource, seed),
         Kind::IdentityPool => cognito::add_identity_pool(resource, seed),

@@ -38,6 +38,7 @@ pub(super) fn add_user_pool(resource: &Resource<'_>, seed: &mut Seed) -> Result<
         password_policy: password_policy(properties)?,
         clients: Vec::new(),
         groups: Vec::new(),
+        identity_providers: Vec::new(),
     });
     Ok(())
 }
@@ -248,7 +249,7 @@ fn rule(rule: &Node<'_>) -> Result<RoleRuleSeed, TemplateError> {
     })
 }
 
-fn user_pool<'s>(properties: &Node<'_>, seed: &'s mut Seed) -> Result<&'s mut UserPoolSeed, TemplateError> {
+pub(super) fn user_pool<'s>(properties: &Node<'_>, seed: &'s mut Seed) -> Result<&'s mut UserPoolSeed, TemplateError> {
     let node = properties.required("UserPoolId")?;
     let id = node.text()?;
     let pool = seed.user_pools.iter_mut().find(|pool| pool.id == id);
@@ -264,7 +265,7 @@ fn role_arn(node: &Node<'_>) -> Result<String, TemplateError> {
     }
 }
 
-fn one_of(node: &Node<'_>, allowed: &[&str]) -> Result<String, TemplateError> {
+pub(super) fn one_of(node: &Node<'_>, allowed: &[&str]) -> Result<String, TemplateError> {
     let text = node.text()?;
     if allowed.contains(&text.as_str()) {
         Ok(text)

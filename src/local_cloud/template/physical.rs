@@ -12,6 +12,7 @@ use super::{Options, TemplateError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     UserPool,
+    UserPoolIdentityProvider,
     UserPoolClient,
     UserPoolGroup,
     IdentityPool,
@@ -29,6 +30,7 @@ impl Kind {
     pub(super) fn of(type_name: &str) -> Option<Self> {
         Some(match type_name {
             "AWS::Cognito::UserPool" => Self::UserPool,
+            "AWS::Cognito::UserPoolIdentityProvider" => Self::UserPoolIdentityProvider,
             "AWS::Cognito::UserPoolClient" => Self::UserPoolClient,
             "AWS::Cognito::UserPoolGroup" => Self::UserPoolGroup,
             "AWS::Cognito::IdentityPool" => Self::IdentityPool,
@@ -47,6 +49,7 @@ impl Kind {
     pub(super) fn name_property(self) -> Option<&'static str> {
         match self {
             Self::UserPoolGroup => Some("GroupName"),
+            Self::UserPoolIdentityProvider => Some("ProviderName"),
             Self::Role => Some("RoleName"),
             Self::Policy | Self::RolePolicy => Some("PolicyName"),
             Self::ManagedPolicy => Some("ManagedPolicyName"),
@@ -145,7 +148,7 @@ impl Physical {
                 attributes.insert("WebsiteURL", format!("http://{name}.s3-website-{region}.{suffix}"));
                 name.clone()
             }
-            Kind::UserPoolGroup | Kind::BucketPolicy => name.clone(),
+            Kind::UserPoolGroup | Kind::UserPoolIdentityProvider | Kind::BucketPolicy => name.clone(),
         };
         Self { reference, name, type_name: type_name.to_owned(), attributes, stand_in_arn: None }
     }

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::local_cloud::error::AwsError;
 use crate::local_cloud::state_dir::{StateDir, StateError};
 use crate::local_cloud::user_pool::codes::Codes;
+use crate::local_cloud::user_pool::federated::Identity;
 use crate::local_cloud::user_pool::request::internal_error;
 use crate::local_cloud::user_pool::srp::Verifier;
 use crate::local_cloud::user_pool::tokens::SignIn;
@@ -25,6 +27,8 @@ pub enum UserStatus {
     Confirmed,
     /// Has a temporary password.
     ForceChangePassword,
+    /// Comes in by another provider and has no password.
+    ExternalProvider,
 }
 
 impl UserStatus {
@@ -34,6 +38,7 @@ impl UserStatus {
             Self::Unconfirmed => "UNCONFIRMED",
             Self::Confirmed => "CONFIRMED",
             Self::ForceChangePassword => "FORCE_CHANGE_PASSWORD",
+            Self::ExternalProvider => "EXTERNAL_PROVIDER",
         }
     }
 }
@@ -60,9 +65,38 @@ pub struct User {
     pub attempts: Attempts,
     /// Oldest first, bounded by `tokens`.
     pub sign_ins: Vec<SignIn>,
+    /// As other providers know them.
+    #[serde(default)]
+    pub identities: Vec<Identity>,
 }
 
 impl User {
+    /// Somebody new, unconfirmed and without a password.
+    pub fn new(sub: String, username: String, attributes: BTreeMap<String, String>, now_ms: u64) -> Self {
+        Self {
+            sub,
+            username,
+            attributes,
+            status: UserStatus::Unconfirmed,
+            enabled: true,
+            create_ms: now_ms,
+            modify_ms: now_ms,
+            verifier: None,
+            groups: BTreeSet::new(),
+            codes: Codes::default(),
+            attempts: Attempts::default(),
+            sign_ins: Vec::new(),
+            identities: Vec::new(),
+        }
+    }
+
+    /// `identities` as tokens show it; none where no other provider knows the user.
+    pub fn shown_identities(&self) -> Option<Value> {
+        let is_primary = self.status == UserStatus::ExternalProvider;
+        let shown: Vec<_> = self.identities.iter().map(|identity| identity.shown(is_primary)).collect();
+        (!shown.is_empty()).then_some(Value::Array(shown))
+    }
+
     /// Where codes go, if anywhere.
     pub fn email(&self) -> Option<&str> {
         self.attributes.get("email").map(String::as_str)
@@ -228,7 +262,8 @@ impl Users {
 }
 
 fn names(user: &User, finds_by_email: bool) -> impl Iterator<Item = String> {
-    let email = user.email().filter(|_| finds_by_email);
+    // A provider's user has the address on that provider's word only: nobody signs in with it.
+    let email = user.email().filter(|_| finds_by_email && user.status != UserStatus::ExternalProvider);
     [Some(user.sub.as_str()), Some(user.username.as_str()), email].into_iter().flatten().map(fold)
 }
 

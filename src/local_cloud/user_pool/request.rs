@@ -191,8 +191,13 @@ pub fn user_entry(user: &User, attributes_name: &str) -> Value {
 /// A user's attributes with `sub`.
 pub fn attributes(user: &User) -> Value {
     let sub = ("sub", user.sub.as_str());
+    let identities = user.shown_identities().map(|identities| identities.to_string());
     let others = user.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    std::iter::once(sub).chain(others).map(|(name, value)| json!({ "Name": name, "Value": value })).collect()
+    std::iter::once(sub)
+        .chain(identities.as_deref().map(|shown| ("identities", shown)))
+        .chain(others)
+        .map(|(name, value)| json!({ "Name": name, "Value": value }))
+        .collect()
 }
 
 /// Milliseconds as AWS's JSON shows times.

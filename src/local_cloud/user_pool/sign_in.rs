@@ -197,6 +197,7 @@ impl Request {
             return Err(not_authorized("User is disabled."));
         }
         match user.status {
+            UserStatus::ExternalProvider => Err(wrong_password()),
             UserStatus::Unconfirmed => Err(AwsError::new("UserNotConfirmedException", "User is not confirmed.")),
             UserStatus::ForceChangePassword => {
                 let pending = Pending::NewPassword { client_id: client.id.clone(), sub: sub.to_owned() };

@@ -1,13 +1,13 @@
 //! Accounts made by their owners: sign-up, its code, and a new password for a forgotten one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use crate::local_cloud::error::AwsError;
 use crate::local_cloud::seed::UserPoolClientSeed;
 use crate::local_cloud::site::new_uuid;
-use crate::local_cloud::user_pool::codes::{self, CodePurpose, Codes, delivery_details};
+use crate::local_cloud::user_pool::codes::{self, CodePurpose, delivery_details};
 use crate::local_cloud::user_pool::directory::{Attempts, User, UserStatus};
 use crate::local_cloud::user_pool::password;
 use crate::local_cloud::user_pool::pool::Pool;
@@ -116,7 +116,7 @@ impl Request {
                 Err(not_authorized("User is disabled."))
             };
         }
-        if user.status == UserStatus::ForceChangePassword {
+        if matches!(user.status, UserStatus::ForceChangePassword | UserStatus::ExternalProvider) {
             return Err(not_authorized("User password cannot be reset in the current state."));
         }
         let Some(email) = user.email().filter(|_| user.email_is_verified()) else {
@@ -178,21 +178,7 @@ impl Request {
         } else {
             name.to_owned()
         };
-        let now_ms = self.now_ms();
-        Ok(User {
-            sub,
-            username,
-            attributes,
-            status: UserStatus::Unconfirmed,
-            enabled: true,
-            create_ms: now_ms,
-            modify_ms: now_ms,
-            verifier: None,
-            groups: BTreeSet::new(),
-            codes: Codes::default(),
-            attempts: Attempts::default(),
-            sign_ins: Vec::new(),
-        })
+        Ok(User::new(sub, username, attributes, self.now_ms()))
     }
 
     /// A list of `Name` and `Value`, checked.

@@ -131,6 +131,7 @@ impl Request {
             id.insert(name.clone(), if is_flag { json!(value == "true") } else { json!(value) });
         }
         id.insert("cognito:username".into(), json!(user.username));
+        id.extend(user.shown_identities().map(|identities| ("identities".to_owned(), identities)));
         id.insert("aud".into(), json!(client.id));
         groups.write_id(&mut id);
         if !sign_in.scopes.is_api() {
