@@ -3,10 +3,11 @@
 //! on the same directory forgets nothing; must never be imported by the daemon.
 //!
 //! One URL serves everything: `X-Amz-Target` leads to the pools, a form with `Action` to STS, `/.well-known/` to keys,
-//! `/login`, `/oauth2/…` and the other paths of Cognito's hosted page to [`hosted_ui`], `/_tidegate/` to the cloud's own
-//! pages (`health`, `outbox`, `counters`, `requests`, `outputs`, `faults`,
-//! `expire-sessions`), all else to S3, path style. Known differences from AWS: loopback counts as TLS for
-//! `aws:SecureTransport`; a completed multipart upload is gone at once, where S3 still answers a repeated completion
+//! `/login`, `/oauth2/…` and the other paths of Cognito's hosted page to [`hosted_ui`], `/_tidegate/providers/` to the
+//! stand-ins for Google and Apple ([`oidc_provider`]), the rest of `/_tidegate/` to the cloud's own pages (`health`,
+//! `outbox`, `counters`, `requests`, `outputs`, `faults`, `expire-sessions`), all else to S3, path style. Known
+//! differences from AWS: loopback counts as TLS for `aws:SecureTransport`; the hosted page's cookies lack `Secure` and
+//! its errors are shown at the address that was asked for; a completed multipart upload is gone at once, where S3 still answers a repeated completion
 //! for a while; stale uploads are cleared at the start, not daily; bytes survive a restart of the process, not a power
 //! cut; buckets come from the template only.
 
@@ -308,10 +309,19 @@ impl Built {
     }
 }
 
-fn read_seed(source: TemplateSource, parameters: BTreeMap<String, String>) -> Result<Seed, LocalCloudError> {
+/// What the built-in template is rehearsed with where nobody says otherwise: in AWS these need a name and two accounts.
+const REHEARSED: [(&str, &str); 3] =
+    [("HostedDomainPrefix", "rehearsal"), ("GoogleClientId", "rehearsal"), ("AppleServicesId", "rehearsal")];
+
+fn read_seed(source: TemplateSource, mut parameters: BTreeMap<String, String>) -> Result<Seed, LocalCloudError> {
     let text = match source {
         TemplateSource::Seed(seed) => return Ok(*seed),
-        TemplateSource::BuiltIn => template::built_in().to_owned(),
+        TemplateSource::BuiltIn => {
+            for (name, value) in REHEARSED {
+                parameters.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+            }
+            template::built_in().to_owned()
+        }
         TemplateSource::Text(text) => text,
         TemplateSource::File(path) => {
             std::fs::read_to_string(&path).map_err(|source| LocalCloudError::TemplateFile { path, source })?

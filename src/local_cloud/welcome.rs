@@ -42,6 +42,17 @@ pub fn message(cloud: &LocalCloud) -> String {
         let _ = writeln!(text, "  aws s3 ls s3://{}", bucket.name);
     }
     let _ = writeln!(text, "(SDKs address buckets path style: set it where your SDK does not find out by itself.)");
+    let clients = seed.user_pools.iter().flat_map(|pool| &pool.clients);
+    if let Some((client, callback)) = clients.filter_map(|client| Some((client, client.callback_urls.first()?))).next()
+    {
+        let _ =
+            writeln!(text, "\nSign-in page (password, and stand-ins for Google and Apple); it ends at CallbackUrls:");
+        let _ = writeln!(
+            text,
+            "  {url}/login?client_id={}&response_type=code&scope=openid+email&redirect_uri={callback}",
+            client.id
+        );
+    }
     let _ = writeln!(text, "\nMailed codes:    curl {url}/_tidegate/outbox");
     let _ = writeln!(text, "Who asked what:  curl {url}/_tidegate/requests");
     let _ = writeln!(text, "Make it fail:    curl -X POST {url}/_tidegate/faults -d \\");

@@ -13,10 +13,10 @@ class LocalCloud:
     name = "the local cloud"
     client_names_role = False
 
-    def __init__(self, bench, name="local-cloud"):
+    def __init__(self, bench, name="local-cloud", arguments=()):
         self.bench = bench
         data = bench.dir / f"{name}-data"
-        argv = [bench.tidegate, "local-cloud", "--listen", "127.0.0.1:0", "--data-dir", str(data)]
+        argv = [bench.tidegate, "local-cloud", "--listen", "127.0.0.1:0", "--data-dir", str(data), *arguments]
         self.process = bench.start(name, argv)
         self.url = self._announced(name, r"Local cloud at (http://\S+)")
         # The operator's keys, as the start-up message gives them.

@@ -83,11 +83,12 @@ pub struct ProviderClient {
 }
 
 impl HostedUi {
-    /// The other providers of a client.
+    /// The other providers of a client, in its order.
     pub(super) fn providers_of(&self, client_id: &str) -> Vec<Offered> {
         let Some((pool, client)) = self.user_pools().client(client_id) else { return Vec::new() };
-        let offered = |provider: &&IdentityProviderSeed| client.supported_identity_providers.contains(&provider.name);
-        pool.identity_providers.iter().filter(offered).map(|provider| Offered { provider: provider.clone() }).collect()
+        let known = |name: &String| pool.identity_providers.iter().find(|provider| provider.name == *name).cloned();
+        let names = client.supported_identity_providers.iter();
+        names.filter_map(known).map(|provider| Offered { provider }).collect()
     }
 
     /// Sends the browser to the provider that the client names.
@@ -223,7 +224,9 @@ impl ProviderClient {
         let configuration = self.configuration(provider).await?;
         let client_id = client_id_of(provider);
         let redirect_uri = self.redirect_uri();
-        let secret = provider.details.get("client_secret").map_or("rehearsal", String::as_str);
+        // The stand-ins take any; Apple's real one is a token that its private key signs.
+        let secret = provider.details.get("client_secret").filter(|secret| !secret.is_empty());
+        let secret = secret.map_or("rehearsal", String::as_str);
         let form = form_urlencoded::Serializer::new(String::new())
             .append_pair("grant_type", "authorization_code")
             .append_pair("code", code)

@@ -66,6 +66,8 @@ pub(super) fn assemble(mut stack: Stack<'_>) -> Result<Seed, TemplateError> {
 fn add(kind: Kind, resource: &Resource<'_>, managed: &ManagedPolicies, seed: &mut Seed) -> Result<(), TemplateError> {
     match kind {
         Kind::UserPool => cognito::add_user_pool(resource, seed),
+        // The page is at the cloud's own address.
+        Kind::UserPoolDomain => Ok(()),
         Kind::UserPoolIdentityProvider => providers::add_provider(resource, seed),
         Kind::UserPoolClient => cognito::add_client(resource, seed),
         Kind::UserPoolGroup => cognito::add_group(resource, seed),

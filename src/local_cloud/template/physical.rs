@@ -12,6 +12,7 @@ use super::{Options, TemplateError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     UserPool,
+    UserPoolDomain,
     UserPoolIdentityProvider,
     UserPoolClient,
     UserPoolGroup,
@@ -30,6 +31,7 @@ impl Kind {
     pub(super) fn of(type_name: &str) -> Option<Self> {
         Some(match type_name {
             "AWS::Cognito::UserPool" => Self::UserPool,
+            "AWS::Cognito::UserPoolDomain" => Self::UserPoolDomain,
             "AWS::Cognito::UserPoolIdentityProvider" => Self::UserPoolIdentityProvider,
             "AWS::Cognito::UserPoolClient" => Self::UserPoolClient,
             "AWS::Cognito::UserPoolGroup" => Self::UserPoolGroup,
@@ -49,6 +51,7 @@ impl Kind {
     pub(super) fn name_property(self) -> Option<&'static str> {
         match self {
             Self::UserPoolGroup => Some("GroupName"),
+            Self::UserPoolDomain => Some("Domain"),
             Self::UserPoolIdentityProvider => Some("ProviderName"),
             Self::Role => Some("RoleName"),
             Self::Policy | Self::RolePolicy => Some("PolicyName"),
@@ -148,7 +151,9 @@ impl Physical {
                 attributes.insert("WebsiteURL", format!("http://{name}.s3-website-{region}.{suffix}"));
                 name.clone()
             }
-            Kind::UserPoolGroup | Kind::UserPoolIdentityProvider | Kind::BucketPolicy => name.clone(),
+            Kind::UserPoolDomain | Kind::UserPoolGroup | Kind::UserPoolIdentityProvider | Kind::BucketPolicy => {
+                name.clone()
+            }
         };
         Self { reference, name, type_name: type_name.to_owned(), attributes, stand_in_arn: None }
     }

@@ -206,6 +206,24 @@ fn the_two_roles_allow_what_the_scenario_says() {
     assert_eq!(evaluate(free.iter().chain([&bucket]), &request), Decision::ExplicitDeny);
 }
 
+/// The hosted page is off unless it is named, and each provider unless it has its id.
+#[test]
+fn the_hosted_page_comes_by_its_parameters() {
+    let off = built_in_seed(&[("GoogleClientId", "g")]);
+    let client = &off.user_pools[0].clients[0];
+    assert!(client.callback_urls.is_empty() && client.allowed_oauth_scopes.is_empty());
+    assert!(off.user_pools[0].identity_providers.is_empty() && off.unknown_resources.is_empty());
+    assert_eq!(client.supported_identity_providers, ["COGNITO"]);
+    let callbacks = ("CallbackUrls", "https://app.example/in,http://localhost:1/in");
+    let on = built_in_seed(&[("HostedDomainPrefix", "photos"), callbacks, ("AppleServicesId", "a")]);
+    let client = &on.user_pools[0].clients[0];
+    assert_eq!(client.callback_urls, ["https://app.example/in", "http://localhost:1/in"]);
+    assert_eq!(client.supported_identity_providers, ["COGNITO", "SignInWithApple"]);
+    let provider = &on.user_pools[0].identity_providers[0];
+    assert_eq!((provider.kind.as_str(), provider.details["client_id"].as_str()), ("SignInWithApple", "a"));
+    assert!(on.unknown_resources.is_empty(), "{:?}", on.unknown_resources);
+}
+
 /// The same template in JSON, with all functions in their long form, gives the same seed.
 #[test]
 fn json_and_yaml_are_the_same() {
@@ -224,6 +242,7 @@ fn long_forms(yaml: serde_norway::Value) -> Value {
             let value = long_forms(tagged.value);
             match (tag.as_str(), value) {
                 ("!Ref", value) => json!({ "Ref": value }),
+                ("!Condition", value) => json!({ "Condition": value }),
                 ("!GetAtt", Value::String(text)) => {
                     let (logical, attribute) = text.split_once('.').unwrap();
                     json!({ "Fn::GetAtt": [logical, attribute] })
