@@ -170,6 +170,9 @@ impl HostedUi {
             return answer;
         }
         let call = Call::read(parts, body);
+        if let Some(address) = self.own_address(page, &call, parts) {
+            return pages::redirect(&address);
+        }
         match page {
             Page::Token => self.token(&call).await,
             Page::Revoke => self.revoke(&call).await,
@@ -178,6 +181,17 @@ impl HostedUi {
             Page::IdpResponse => self.came_back(&call).await,
             _ => self.in_flow(page, &call).await,
         }
+    }
+
+    /// The same page under the cloud's own name, where a browser calls it by another of loopback's. Its cookies would be
+    /// lost on the way to another provider, which comes back to the own name.
+    fn own_address(&self, page: Page, call: &Call, parts: &Parts) -> Option<String> {
+        let is_entered = matches!(page, Page::Authorize | Page::Login | Page::SignUp | Page::Logout) && !call.is_post();
+        let (name, port) = call.host().rsplit_once(':')?;
+        let own = self.0.site.base_url.strip_prefix("http://127.0.0.1:")?;
+        let is_other_name = is_entered && port == own && (name == "localhost" || name == "[::1]");
+        is_other_name
+            .then(|| format!("{}{}", self.0.site.base_url, parts.uri.path_and_query().map_or("", |p| p.as_str())))
     }
 
     /// The pages of one sign-in: each carries the client's whole request.

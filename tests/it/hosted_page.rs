@@ -287,6 +287,20 @@ async fn a_code_is_good_once_in_time_and_for_whom_it_was_given() {
 }
 
 #[tokio::test]
+async fn a_browser_that_says_localhost_is_sent_to_the_name_that_providers_come_back_to() {
+    let page = Page::start().await;
+    let url = page.rehearsal.cloud.url();
+    let (_, port) = url.rsplit_once(':').unwrap();
+    let mut browser = Browser::new(&format!("http://localhost:{port}"));
+    for path in ["/oauth2/authorize", "/login", "/logout"] {
+        let address = page.authorize(&[]).replace("/oauth2/authorize", path);
+        let sent = browser.open(&address).await;
+        assert_eq!((sent.status, sent.address), (303, format!("{url}{address}")));
+    }
+    assert!(browser.cookies.is_empty());
+}
+
+#[tokio::test]
 async fn forms_from_elsewhere_are_not_taken() {
     let page = Page::start().await;
     page.rehearsal.sign_up(ANA).await;

@@ -95,12 +95,15 @@ impl Call {
         text.is_some_and(|text| text.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("Basic ")))
     }
 
+    /// The name and port that the client calls us by.
+    pub fn host(&self) -> &str {
+        self.headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
     /// Whether a browser says that a page of another origin sent it. Other clients say nothing.
     pub fn is_foreign(&self) -> bool {
-        let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
-        let Some(origin) = text(ORIGIN) else { return false };
-        let host = text(HOST).unwrap_or_default();
-        !["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(host))
+        let Some(origin) = self.headers.get(ORIGIN).and_then(|value| value.to_str().ok()) else { return false };
+        !["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(self.host()))
     }
 }
 

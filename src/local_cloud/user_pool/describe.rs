@@ -122,6 +122,9 @@ fn client_entry(pool: &Pool, client: &UserPoolClientSeed) -> Value {
         "EnableTokenRevocation": client.enable_token_revocation,
         "PreventUserExistenceErrors": if client.prevent_user_existence_errors { "ENABLED" } else { "LEGACY" },
         "CallbackURLs": client.callback_urls,
+        "LogoutURLs": client.logout_urls,
+        "SupportedIdentityProviders": client.supported_identity_providers,
+        "AllowedOAuthScopes": client.allowed_oauth_scopes,
     });
     if let Some(grace_s) = client.refresh_token_rotation_grace_s {
         entry["RefreshTokenRotation"] = json!({ "Feature": "ENABLED", "RetryGracePeriodSeconds": grace_s });
