@@ -23,6 +23,7 @@ mod state;
 mod tests;
 mod upstream;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -50,11 +51,26 @@ pub enum SessionState {
     SigningOut,
 }
 
+/// Who is signed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionKind {
+    /// A person.
+    #[default]
+    User,
+    /// Nobody: the identity pool's unauthenticated role.
+    Guest,
+    /// A device account of the configuration.
+    Service,
+}
+
 /// What may be shown of a session. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionView {
     /// Its id.
     pub id: SessionId,
+    /// Who is signed in.
+    pub kind: SessionKind,
     /// The identity's name.
     pub identity: String,
     /// The user's `sub`.
@@ -75,6 +91,38 @@ pub struct SessionView {
     pub credentials_expire_time: Option<SystemTime>,
     /// Why the last refresh failed.
     pub last_error: Option<String>,
+    /// The guest identity id whose objects stayed behind when a guest signed in.
+    pub merged_from: Option<String>,
+}
+
+/// What came of a sign-in, as far as it got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignInProgress {
+    /// Signed in.
+    SignedIn(Box<SessionView>),
+    /// Something is left to do: see `Sessions::respond_to_challenge`.
+    Challenged(ChallengeView),
+}
+
+impl SignInProgress {
+    /// The session, where nothing is left to do.
+    pub fn session(self) -> Option<SessionView> {
+        match self {
+            Self::SignedIn(view) => Some(*view),
+            Self::Challenged(_) => None,
+        }
+    }
+}
+
+/// What may be shown of a challenge. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChallengeView {
+    /// Names the attempt; unguessable, good for one answer of the uid that signs in.
+    pub id: String,
+    /// Cognito's name of it.
+    pub name: String,
+    /// What the directory says about it.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// Credentials as they are served.
@@ -159,8 +207,54 @@ pub struct TokenSet {
     pub access_token_expire_time: Option<SystemTime>,
     /// The refresh token; absent where the source has none, or where a refresh did not give a new one.
     pub refresh_token: Option<SecretString>,
+    /// The device that the user pool remembers from now on, or still.
+    pub device: Option<RememberedDevice>,
     /// What the verified ID token says.
     pub claims: IdClaims,
+}
+
+/// A device that a user pool remembers for a user: a second proof instead of a second factor. See "Using device tracking
+/// and remembering" in Cognito's developer guide.
+#[derive(Debug, Clone)]
+pub struct RememberedDevice {
+    /// `DeviceKey`.
+    pub key: String,
+    /// `DeviceGroupKey`.
+    pub group_key: String,
+    /// The password that this device made for itself.
+    pub password: SecretString,
+}
+
+/// How far a token source got with a sign-in.
+#[derive(Debug, Clone)]
+pub enum SignInStep {
+    /// The tokens.
+    Tokens(Box<TokenSet>),
+    /// Something is asked first.
+    Challenge(Box<Challenge>),
+}
+
+/// What a token source asks before it gives tokens. Kept here until it is answered; only its name and parameters are
+/// shown.
+#[derive(Debug, Clone)]
+pub struct Challenge {
+    /// Cognito's name of it, for example `SOFTWARE_TOKEN_MFA`.
+    pub name: String,
+    /// What may be shown to the user.
+    pub parameters: BTreeMap<String, String>,
+    /// The name that the user signs in with.
+    pub username: String,
+    /// What the source needs to take the answer.
+    pub handle: SecretString,
+}
+
+/// What a refresh is made with.
+#[derive(Debug, Clone)]
+pub struct RefreshGrant {
+    /// The refresh token; absent where the source needs none.
+    pub refresh_token: Option<SecretString>,
+    /// The device that the pool remembers: its key goes with every refresh.
+    pub device: Option<RememberedDevice>,
 }
 
 /// What a verified ID token says.
@@ -186,11 +280,26 @@ pub struct IdClaims {
 pub trait TokenSource: Send + Sync + std::fmt::Debug + 'static {
     /// The identity pool's login key for this source's tokens.
     fn provider(&self) -> &str;
-    /// Signs a user in by password.
+    /// Signs a user in by password; `device` is what the pool remembers of an earlier sign-in here.
     ///
     /// # Errors
     /// By what to do about it: see [`TokenError`].
-    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<TokenSet, TokenError>;
+    async fn sign_in(
+        &self,
+        username: &str,
+        password: &SecretString,
+        device: Option<&RememberedDevice>,
+    ) -> Result<SignInStep, TokenError>;
+    /// Answers what [`TokenSource::sign_in`] was asked, by Cognito's names of the answers.
+    ///
+    /// # Errors
+    /// By what to do about it: see [`TokenError`].
+    async fn answer(
+        &self,
+        challenge: &Challenge,
+        answers: &BTreeMap<String, SecretString>,
+        device: Option<&RememberedDevice>,
+    ) -> Result<SignInStep, TokenError>;
     /// Verifies tokens that the app got by itself.
     ///
     /// # Errors
@@ -201,11 +310,11 @@ pub trait TokenSource: Send + Sync + std::fmt::Debug + 'static {
         access_token: Option<SecretString>,
         refresh_token: Option<SecretString>,
     ) -> Result<TokenSet, TokenError>;
-    /// New tokens for a refresh token.
+    /// New tokens of the same user.
     ///
     /// # Errors
     /// By what to do about it: see [`TokenError`].
-    async fn refresh(&self, refresh_token: &SecretString) -> Result<TokenSet, TokenError>;
+    async fn refresh(&self, grant: &RefreshGrant) -> Result<TokenSet, TokenError>;
     /// Ends the refresh token (and, with `everywhere`, all the user's sessions) at the source.
     ///
     /// # Errors

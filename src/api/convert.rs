@@ -14,7 +14,9 @@ use super::reason::Reason;
 use super::status::{Failure, field, require};
 use super::v1;
 use crate::account::CodeDelivery;
-use crate::session::{ServedCredentials, ServedTokens, SessionState, SessionView, SignOutUploads};
+use crate::session::{
+    ChallengeView, ServedCredentials, ServedTokens, SessionKind, SessionState, SessionView, SignOutUploads,
+};
 use crate::upload::{ExpectedChecksum, KeyPolicy, OnDenied, Priority, UploadSpec, UploadState, UploadView, WaitReason};
 
 /// A point in time.
@@ -35,7 +37,21 @@ pub fn session(view: SessionView) -> v1::Session {
         create_time: Some(timestamp(view.create_time)),
         credentials_expire_time: view.credentials_expire_time.map(timestamp),
         last_error: view.last_error.unwrap_or_default(),
-        merged_from: String::new(),
+        merged_from: view.merged_from.unwrap_or_default(),
+        kind: session_kind(view.kind).into(),
+    }
+}
+
+/// A challenge.
+pub fn challenge(view: ChallengeView) -> v1::Challenge {
+    v1::Challenge { name: view.name, challenge_id: view.id, parameters: view.parameters.into_iter().collect() }
+}
+
+fn session_kind(kind: SessionKind) -> v1::SessionKind {
+    match kind {
+        SessionKind::User => v1::SessionKind::User,
+        SessionKind::Guest => v1::SessionKind::Guest,
+        SessionKind::Service => v1::SessionKind::Service,
     }
 }
 

@@ -10,7 +10,7 @@ use super::status::{not_built, of_session, of_upload, require};
 use super::v1::session_service_server::SessionService;
 use super::watch::{Answers, Next, answers};
 use super::{convert, names, v1};
-use crate::session::{SessionError, SessionView, Sessions, SignInMethod, SignOutUploads};
+use crate::session::{SessionError, SessionView, Sessions, SignInMethod, SignInProgress, SignOutUploads};
 use crate::upload::{Ulid, Uploads};
 
 /// See the module.
@@ -40,9 +40,13 @@ impl SessionService for SessionApi {
         let request = request.into_inner();
         let method = sign_in_method(request.method)?;
         let identity = convert::given(request.identity);
-        let signed_in = self.sessions.sign_in(&caller, identity.as_deref(), method).await;
-        let session = convert::session(signed_in.map_err(|error| of_session(&error, FIELD))?);
-        Ok(Response::new(v1::SignInResponse { result: Some(v1::sign_in_response::Result::Session(session)) }))
+        use v1::sign_in_response::Result as Shown;
+        let progress = self.sessions.sign_in(&caller, identity.as_deref(), method).await;
+        let shown = match progress.map_err(|error| of_session(&error, FIELD))? {
+            SignInProgress::SignedIn(view) => Shown::Session(convert::session(*view)),
+            SignInProgress::Challenged(challenge) => Shown::Challenge(convert::challenge(challenge)),
+        };
+        Ok(Response::new(v1::SignInResponse { result: Some(shown) }))
     }
 
     async fn respond_to_challenge(
@@ -176,11 +180,12 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::session::{SessionId, SessionState};
+    use crate::session::{SessionId, SessionKind, SessionState};
 
     fn view(number: u128) -> SessionView {
         SessionView {
             id: SessionId(Ulid::from_parts(1_700_000_000_000, number).to_string()),
+            kind: SessionKind::User,
             identity: "app".to_owned(),
             subject: "sub".to_owned(),
             username: "ana".to_owned(),
@@ -191,6 +196,7 @@ mod tests {
             create_time: SystemTime::UNIX_EPOCH,
             credentials_expire_time: None,
             last_error: None,
+            merged_from: None,
         }
     }
 

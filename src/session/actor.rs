@@ -97,6 +97,7 @@ impl Actor {
         let (sender, commands) = mpsc::channel(256);
         let view = SessionView {
             id: SessionId(start.place.id.clone()),
+            kind: start.place.kind,
             identity: start.place.identity.clone(),
             subject: start.place.subject.clone(),
             username: contents.username.clone(),
@@ -107,6 +108,7 @@ impl Actor {
             create_time: from_unix_ms(start.place.create_time_unix_ms),
             credentials_expire_time: None,
             last_error: last_error.clone(),
+            merged_from: contents.merged_from.clone(),
         };
         metrics().session_moved(None, Some(label(view.state)));
         let (view, watcher) = watch::channel(view);
@@ -449,6 +451,7 @@ impl Actor {
         view.groups.clone_from(&self.contents.groups);
         view.credentials_expire_time = self.credentials.as_ref().map(|credentials| credentials.expire_time);
         view.last_error.clone_from(&self.last_error);
+        view.merged_from.clone_from(&self.contents.merged_from);
         view
     }
 
@@ -546,6 +549,7 @@ impl Contents {
             audience: tokens.claims.audience.clone(),
             groups: tokens.claims.groups.clone(),
             refresh_token: tokens.refresh_token.clone(),
+            device: tokens.device.clone(),
             ..Self::default()
         }
     }

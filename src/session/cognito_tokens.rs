@@ -1,6 +1,7 @@
 //! The user pool as token source. AWS SDK types stay in this file. Promises that every ID token that leaves it is
 //! verified; must never show a token in an error.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::codes::{PoolCall, is_unknown_call, token_error};
 use super::jwks::{Expected, Jwks};
-use super::{TokenError, TokenSet, TokenSource, TokensConfig};
+use super::{Challenge, RefreshGrant, RememberedDevice, SignInStep, TokenError, TokenSet, TokenSource, TokensConfig};
 use crate::clock::Clock;
 use crate::credential::SetupError;
 use crate::credential::aws::{self, Refused, Route, sdk_config};
@@ -87,7 +88,7 @@ impl CognitoTokens {
             Some(token) => Some(self.jwks.verify_access(token, &claims.subject).await?),
             None => None,
         };
-        Ok(TokenSet { id_token, access_token, access_token_expire_time, refresh_token, claims })
+        Ok(TokenSet { id_token, access_token, access_token_expire_time, refresh_token, device: None, claims })
     }
 
     /// `GetTokensFromRefreshToken` works with rotation and without; `None` where the endpoint does not know it.
@@ -121,7 +122,12 @@ impl TokenSource for CognitoTokens {
         &self.provider
     }
 
-    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<TokenSet, TokenError> {
+    async fn sign_in(
+        &self,
+        username: &str,
+        password: &SecretString,
+        _device: Option<&RememberedDevice>,
+    ) -> Result<SignInStep, TokenError> {
         if username.is_empty() || password.expose_secret().is_empty() {
             return Err(TokenError::BadCredentials("a name and a password are needed to sign in".to_owned()));
         }
@@ -136,7 +142,16 @@ impl TokenSource for CognitoTokens {
                 challenge.as_str()
             )));
         }
-        self.tokens(reply.authentication_result).await
+        Ok(SignInStep::Tokens(Box::new(self.tokens(reply.authentication_result).await?)))
+    }
+
+    async fn answer(
+        &self,
+        challenge: &Challenge,
+        _answers: &BTreeMap<String, SecretString>,
+        _device: Option<&RememberedDevice>,
+    ) -> Result<SignInStep, TokenError> {
+        Err(TokenError::ChallengeRequired(challenge.name.clone()))
     }
 
     async fn verify(
@@ -148,7 +163,10 @@ impl TokenSource for CognitoTokens {
         self.set(id_token, access_token, refresh_token).await
     }
 
-    async fn refresh(&self, refresh_token: &SecretString) -> Result<TokenSet, TokenError> {
+    async fn refresh(&self, grant: &RefreshGrant) -> Result<TokenSet, TokenError> {
+        let Some(refresh_token) = &grant.refresh_token else {
+            return Err(TokenError::NotAuthorized("there is no refresh token".to_owned()));
+        };
         let mut given = None;
         if !self.refreshes_by_auth.load(Ordering::Relaxed) {
             given = self.refresh_by_token(refresh_token).await?;
@@ -194,7 +212,8 @@ impl CognitoTokens {
                 other => return other,
             }
         }
-        match self.refresh(refresh_token).await {
+        let grant = RefreshGrant { refresh_token: Some(refresh_token.clone()), device: None };
+        match self.refresh(&grant).await {
             Ok(TokenSet { access_token: Some(token), .. }) => self.global_sign_out(&token).await,
             Ok(_) => Err(lacking("AccessToken")),
             // Whoever cannot refresh is signed out already.

@@ -8,7 +8,9 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::watch;
 
-use super::{IdClaims, Identity, TokenError, TokenSet, TokenSource};
+use super::{
+    Challenge, IdClaims, Identity, RefreshGrant, RememberedDevice, SignInStep, TokenError, TokenSet, TokenSource,
+};
 use crate::clock::Clock;
 use crate::credential::{CredentialError, CredentialErrorKind, CredentialSource, Credentials, Login};
 
@@ -103,6 +105,7 @@ impl FakeCloud {
             access_token: Some(format!("access.{subject}.{serial}").into()),
             access_token_expire_time: Some(expire_time),
             refresh_token: refresh,
+            device: None,
             claims: IdClaims {
                 issuer: "https://issuer".into(),
                 subject: subject.to_owned(),
@@ -125,12 +128,26 @@ impl TokenSource for FakeTokens {
         "cognito-idp.us-east-1.amazonaws.com/pool"
     }
 
-    async fn sign_in(&self, username: &str, password: &SecretString) -> Result<TokenSet, TokenError> {
+    async fn sign_in(
+        &self,
+        username: &str,
+        password: &SecretString,
+        _: Option<&RememberedDevice>,
+    ) -> Result<SignInStep, TokenError> {
         self.0.call("sign_in").await;
         if password.expose_secret() == "wrong" {
             return Err(TokenError::BadCredentials("Incorrect username or password.".into()));
         }
-        Ok(self.0.tokens(username, true))
+        Ok(SignInStep::Tokens(Box::new(self.0.tokens(username, true))))
+    }
+
+    async fn answer(
+        &self,
+        challenge: &Challenge,
+        _: &BTreeMap<String, SecretString>,
+        _: Option<&RememberedDevice>,
+    ) -> Result<SignInStep, TokenError> {
+        Err(TokenError::ChallengeRequired(challenge.name.clone()))
     }
 
     async fn verify(
@@ -145,14 +162,14 @@ impl TokenSource for FakeTokens {
         Ok(set)
     }
 
-    async fn refresh(&self, refresh_token: &SecretString) -> Result<TokenSet, TokenError> {
+    async fn refresh(&self, grant: &RefreshGrant) -> Result<TokenSet, TokenError> {
         self.0.call("refresh").await;
         let (subject, rotate) = {
             let mut pools = self.0.pools();
             if let Some(error) = pools.token_errors.pop_front() {
                 return Err(error);
             }
-            let token = refresh_token.expose_secret();
+            let token = grant.refresh_token.as_ref().map_or("", |token| token.expose_secret());
             let subject = token.split('.').nth(1).unwrap_or_default().to_owned();
             if pools.refresh_tokens.get(&subject).map(String::as_str) != Some(token) {
                 return Err(TokenError::Terminal("refresh token reuse".into()));

@@ -14,8 +14,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::SessionError;
 use super::seal::SealKey;
+use super::{RememberedDevice, SessionError, SessionKind};
 
 /// No session's file is longer; what is, is not ours.
 const FILE_MAX_BYTES: u64 = 256 * 1024;
@@ -32,6 +32,9 @@ pub struct Place {
     pub subject: String,
     /// Who owns it.
     pub owner_uid: u32,
+    /// Who is signed in.
+    #[serde(default)]
+    pub kind: SessionKind,
     /// When the user signed in here, milliseconds since 1970.
     pub create_time_unix_ms: i64,
 }
@@ -51,6 +54,10 @@ pub struct Contents {
     pub identity_id: Option<String>,
     /// The refresh token, where there is one.
     pub refresh_token: Option<SecretString>,
+    /// The device that the user pool remembers.
+    pub device: Option<RememberedDevice>,
+    /// The guest identity id whose objects stayed behind.
+    pub merged_from: Option<String>,
     /// Since when the refresh token has been refused, milliseconds since 1970.
     pub refused_since_unix_ms: Option<i64>,
     /// Until when the session drains, milliseconds since 1970.
@@ -82,13 +89,47 @@ struct Plain {
     groups: Vec<String>,
     identity_id: Option<String>,
     refresh_token: Option<String>,
+    #[serde(default)]
+    device: Option<PlainDevice>,
+    #[serde(default)]
+    merged_from: Option<String>,
     refused_since_unix_ms: Option<i64>,
     draining_until_unix_ms: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PlainDevice {
+    key: String,
+    group_key: String,
+    password: String,
 }
 
 impl Drop for Plain {
     fn drop(&mut self) {
         self.refresh_token.zeroize();
+    }
+}
+
+impl Drop for PlainDevice {
+    fn drop(&mut self) {
+        self.password.zeroize();
+    }
+}
+
+impl From<&RememberedDevice> for PlainDevice {
+    fn from(device: &RememberedDevice) -> Self {
+        let RememberedDevice { key, group_key, password } = device.clone();
+        Self { key, group_key, password: password.expose_secret().to_owned() }
+    }
+}
+
+impl From<PlainDevice> for RememberedDevice {
+    fn from(mut plain: PlainDevice) -> Self {
+        Self {
+            key: std::mem::take(&mut plain.key),
+            group_key: std::mem::take(&mut plain.group_key),
+            password: std::mem::take(&mut plain.password).into(),
+        }
     }
 }
 
@@ -165,6 +206,8 @@ impl Inner {
             groups: contents.groups.clone(),
             identity_id: contents.identity_id.clone(),
             refresh_token: contents.refresh_token.as_ref().map(|token| token.expose_secret().to_owned()),
+            device: contents.device.as_ref().map(PlainDevice::from),
+            merged_from: contents.merged_from.clone(),
             refused_since_unix_ms: contents.refused_since_unix_ms,
             draining_until_unix_ms: contents.draining_until_unix_ms,
         };
@@ -228,6 +271,8 @@ fn read_one(path: &Path, key: &SealKey) -> Result<Found, String> {
             groups: std::mem::take(&mut plain.groups),
             identity_id: plain.identity_id.take(),
             refresh_token: plain.refresh_token.take().map(SecretString::from),
+            device: plain.device.take().map(RememberedDevice::from),
+            merged_from: plain.merged_from.take(),
             refused_since_unix_ms: plain.refused_since_unix_ms,
             draining_until_unix_ms: plain.draining_until_unix_ms,
         });
@@ -253,7 +298,14 @@ mod tests {
     use super::*;
 
     fn place(id: &str, uid: u32) -> Place {
-        Place { id: id.into(), identity: "app".into(), subject: "s-1".into(), owner_uid: uid, create_time_unix_ms: 5 }
+        Place {
+            id: id.into(),
+            identity: "app".into(),
+            subject: "s-1".into(),
+            owner_uid: uid,
+            kind: SessionKind::User,
+            create_time_unix_ms: 5,
+        }
     }
 
     fn contents() -> Contents {

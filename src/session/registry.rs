@@ -17,7 +17,8 @@ use super::files::{Contents, Files, Place};
 use super::limiter::Limiter;
 use super::mailbox::{Answer, Asker, Command};
 use super::{
-    Config, Identity, ServedCredentials, SessionError, SessionId, SessionView, TokenError, TokenSet, TokenSource,
+    Config, Identity, ServedCredentials, SessionError, SessionId, SessionKind, SessionView, TokenError, TokenSet,
+    TokenSource,
 };
 use crate::caller::Caller;
 use crate::clock::{BootInstant, Clock, unix_ms};
@@ -265,6 +266,7 @@ impl Shared {
             identity: identity.name.clone(),
             subject: tokens.claims.subject.clone(),
             owner_uid: uid,
+            kind: SessionKind::User,
             create_time_unix_ms: unix_ms(self.clock.wall()),
         };
         let contents = Contents::of_sign_in(&tokens, username);

@@ -15,7 +15,7 @@ use super::mailbox::{Asker, Command};
 use super::registry::{Shared, SigningIn, stopping};
 use super::{
     Config, Identity, ServedCredentials, ServedTokens, SessionError, SessionId, SessionView, SignInMethod,
-    SignOutUploads, TokenError,
+    SignInProgress, SignInStep, SignOutUploads, TokenError, TokenSet,
 };
 use crate::caller::Caller;
 use crate::clock::Clock;
@@ -115,7 +115,7 @@ impl Sessions {
         caller: &Caller,
         identity: Option<&str>,
         method: SignInMethod,
-    ) -> Result<SessionView, SessionError> {
+    ) -> Result<SignInProgress, SessionError> {
         let result = self.sign_in_and_wait(caller, identity, method).await;
         metrics().sign_in(match &result {
             Ok(_) => SignInOutcome::Ok,
@@ -269,14 +269,18 @@ impl Sessions {
         caller: &Caller,
         identity: Option<&str>,
         method: SignInMethod,
-    ) -> Result<SessionView, SessionError> {
+    ) -> Result<SignInProgress, SessionError> {
         let identity = self.0.identity(identity)?;
         let _one_of_few = SigningIn::new(&self.0, caller.uid)?;
         self.0.limiter.acquire_urgent().await;
         let (tokens, username, ours) = match method {
             SignInMethod::Password { username, password } => {
-                let tokens = identity.tokens.sign_in(&username, &password).await?;
-                (tokens, username, true)
+                match identity.tokens.sign_in(&username, &password, None).await? {
+                    SignInStep::Tokens(tokens) => (*tokens, username, true),
+                    SignInStep::Challenge(challenge) => {
+                        return Err(TokenError::ChallengeRequired(challenge.name).into());
+                    }
+                }
             }
             SignInMethod::Tokens { id_token, access_token, refresh_token } => {
                 let tokens = identity.tokens.verify(id_token, access_token, refresh_token).await?;
@@ -284,6 +288,19 @@ impl Sessions {
                 (tokens, username, false)
             }
         };
+        self.take_in(caller, identity, tokens, username, ours).await
+    }
+
+    /// Makes verified tokens a session. `ours` says that nobody else holds the refresh token: it is revoked where there
+    /// is no room for the session.
+    async fn take_in(
+        &self,
+        caller: &Caller,
+        identity: Identity,
+        tokens: TokenSet,
+        username: String,
+        ours: bool,
+    ) -> Result<SignInProgress, SessionError> {
         // From here on in a task of its own: a caller that goes away leaves no half of a session.
         let (shared, uid) = (Arc::clone(&self.0), caller.uid);
         let adopted = self.0.tasks.spawn(async move { shared.adopt(uid, identity, tokens, username, ours).await });
@@ -293,6 +310,6 @@ impl Sessions {
         let wait = Duration::from_millis(self.0.config.sign_in_wait_ms);
         let _ = tokio::time::timeout(wait, handle.ask(Asker::Credentials)).await;
         let view = handle.view.borrow().clone();
-        Ok(view)
+        Ok(SignInProgress::SignedIn(Box::new(view)))
     }
 }

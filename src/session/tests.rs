@@ -40,7 +40,7 @@ impl Device {
 
     async fn sign_in(&self, caller: &Caller, user: &str) -> Result<SessionView, SessionError> {
         let method = SignInMethod::Password { username: user.to_owned(), password: "right".into() };
-        self.sessions.sign_in(caller, None, method).await
+        Ok(self.sessions.sign_in(caller, None, method).await?.session().unwrap())
     }
 
     /// Time passes for the clock and for the timers.
@@ -426,12 +426,12 @@ async fn tokens_are_refreshed_when_little_is_left() {
 async fn handed_in_tokens_without_a_refresh_token_end_with_the_id_token() {
     let mut device = Device::new().await;
     let method = || SignInMethod::Tokens { id_token: "ada".into(), access_token: None, refresh_token: None };
-    let session = device.sessions.sign_in(&ADA, None, method()).await.unwrap();
+    let session = device.sessions.sign_in(&ADA, None, method()).await.unwrap().session().unwrap();
     assert_eq!(session.state, SessionState::Active);
     device.restart("key").await;
     let view = device.sessions.get(&ADA, None).unwrap();
     assert_eq!((view.state, view.identity_id), (SessionState::NeedsSignIn, Some("us-east-1:ada".to_owned())));
-    let again = device.sessions.sign_in(&ADA, None, method()).await.unwrap();
+    let again = device.sessions.sign_in(&ADA, None, method()).await.unwrap().session().unwrap();
     assert_eq!((again.id, again.state), (session.id, SessionState::Active));
 }
 

@@ -6,13 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use tokio::sync::watch;
 
 use super::event::Call;
 use super::files::Contents;
 use super::registry::Shared;
-use super::{Identity, TokenError, TokenSet};
+use super::{Identity, RefreshGrant, TokenError, TokenSet};
 use crate::credential::{CredentialError, CredentialErrorKind, Credentials, Login};
 
 /// A call in flight; dropping it cancels it.
@@ -28,7 +27,7 @@ pub enum Outcome {
 /// What a call sends.
 pub struct Secrets {
     login: Option<Login>,
-    refresh_token: Option<SecretString>,
+    grant: RefreshGrant,
     identity_id: Option<String>,
 }
 
@@ -40,7 +39,8 @@ impl Secrets {
             subject: subject.to_owned(),
             id_token: set.id_token.clone(),
         });
-        Self { login, refresh_token: contents.refresh_token.clone(), identity_id: contents.identity_id.clone() }
+        let grant = RefreshGrant { refresh_token: contents.refresh_token.clone(), device: contents.device.clone() };
+        Self { login, grant, identity_id: contents.identity_id.clone() }
     }
 }
 
@@ -55,17 +55,12 @@ pub fn call(
     let shared = Arc::clone(shared);
     let (tokens, credentials) = (Arc::clone(&identity.tokens), Arc::clone(&identity.credentials));
     Box::pin(async move {
-        let Secrets { login, refresh_token, identity_id } = secrets;
+        let Secrets { login, grant, identity_id } = secrets;
         shared.limiter.acquire(urgent).await;
         let limit = shared.give_up_after;
         match call {
             Call::Tokens => {
-                let call = async {
-                    match &refresh_token {
-                        Some(token) => tokens.refresh(token).await,
-                        None => Err(TokenError::NotAuthorized("there is no refresh token".to_owned())),
-                    }
-                };
+                let call = tokens.refresh(&grant);
                 let late = || Err(TokenError::Transient(late("the token refresh", limit)));
                 Outcome::Tokens(tokio::time::timeout(limit, call).await.unwrap_or_else(|_| late()))
             }

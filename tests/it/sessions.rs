@@ -20,8 +20,8 @@ use tidegate::local_cloud::faults::{Effect, Rule};
 use tidegate::local_cloud::{LocalCloud, Options};
 use tidegate::session::cognito_tokens::CognitoTokens;
 use tidegate::session::{
-    Config, Identity, SessionError, SessionState, Sessions, SignInMethod, SignOutUploads, TokenError, TokenSource as _,
-    TokensConfig,
+    Config, Identity, RefreshGrant, SessionError, SessionState, Sessions, SignInMethod, SignOutUploads, TokenError,
+    TokenSource as _, TokensConfig,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +75,7 @@ impl Stage {
 
     async fn sign_in(&self, caller: &Caller, password: &str) -> Result<tidegate::session::SessionView, SessionError> {
         let method = SignInMethod::Password { username: EMAIL.to_owned(), password: password.into() };
-        self.sessions.sign_in(caller, None, method).await
+        Ok(self.sessions.sign_in(caller, None, method).await?.session().unwrap())
     }
 
     async fn add_to_group(&self, group: &str) {
@@ -251,7 +251,8 @@ async fn signing_out_everywhere_ends_the_tokens_at_the_pool() {
     stage.called("cognito-idp:RevokeToken").await;
     assert_eq!(stage.calls("cognito-idp:GlobalSignOut"), 1);
     let tokens = CognitoTokens::new(&tokens_config(&stage.cloud), TIMEOUT, TIMEOUT, Clock::system()).unwrap();
-    let error = tokens.refresh(&elsewhere.into()).await.unwrap_err();
+    let grant = RefreshGrant { refresh_token: Some(elsewhere.into()), device: None };
+    let error = tokens.refresh(&grant).await.unwrap_err();
     assert!(matches!(error, TokenError::NotAuthorized(_)), "{error:?}");
 }
 
@@ -274,7 +275,7 @@ async fn handed_in_tokens_are_verified() {
         assert!(matches!(error, SessionError::Token(TokenError::TokenInvalid(_))), "{error:?}");
     }
     assert_eq!(stage.sessions.count(None), 0);
-    let session = sign_in(&id, Some(&access), Some(&refresh)).await.unwrap();
+    let session = sign_in(&id, Some(&access), Some(&refresh)).await.unwrap().session().unwrap();
     assert_eq!(session.state, SessionState::Active);
     stage.sessions.refresh(&ADA, None).await.unwrap();
     let tokens = stage.sessions.tokens(&ADA, None).await.unwrap();

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
 use crate::clock::Clock;
-use crate::session::{SessionError, SessionId, SessionState, SessionView};
+use crate::session::{SessionError, SessionId, SessionKind, SessionState, SessionView};
 use crate::store::faulty::Faulty;
 use crate::store::{Signer, directory};
 use crate::upload::tenants::Tenants;
@@ -87,6 +87,7 @@ impl Tenants for People {
         let leaving = state.signing_out.contains(&caller.uid);
         Ok(SessionView {
             id: own,
+            kind: SessionKind::User,
             identity: "app".into(),
             subject: format!("sub-{}", caller.uid),
             username: String::new(),
@@ -97,6 +98,7 @@ impl Tenants for People {
             create_time: SystemTime::UNIX_EPOCH,
             credentials_expire_time: None,
             last_error: None,
+            merged_from: None,
         })
     }
 
