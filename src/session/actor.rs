@@ -2,24 +2,26 @@
 //! a time however many callers wait, and that a caller that goes away cancels nothing; must never hold credentials that
 //! the state machine has dropped.
 
+mod shown;
+mod taken;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
-use super::event::{Call, Effect, Event, Failure, Known, Refusal, Reply, Success};
-use super::failure::{credential_failure, session_error, token_failure};
+use self::shown::label;
+use super::event::{Call, Effect, Event, Known, Reply};
 use super::files::{Contents, Place};
 use super::mailbox::{Answer, Asker, Command};
-use super::registry::{Handle, Served, Shared};
+use super::registry::{Handle, Shared};
 use super::state::Machine;
 use super::upstream::{self, Outcome};
-use super::{Identity, ServedCredentials, ServedTokens, SessionError, SessionId, SessionState, SessionView, TokenSet};
+use super::{Identity, SessionError, SessionId, SessionView, TokenSet};
 use crate::clock::{BootInstant, from_unix_ms, unix_ms};
 use crate::credential::Credentials;
 use crate::telemetry::metrics;
-use crate::telemetry::metrics::SessionStateLabel;
 
 /// The longest sleep: the runtime's timers do not count suspend, the boot clock does.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
@@ -310,79 +312,6 @@ impl Actor {
         self.pending = Some(upstream::call(&self.shared, &self.identity, secrets, urgent, call));
     }
 
-    async fn finished(&mut self, outcome: Outcome) {
-        let result = match outcome {
-            Outcome::Tokens(Ok(set)) => self.take_tokens(set).await,
-            Outcome::Tokens(Err(error)) => Err((token_failure(&error), error.to_string())),
-            Outcome::IdentityId(Ok(id)) => self.take_identity_id(id).await,
-            Outcome::IdentityId(Err(error)) | Outcome::Credentials(Err(error)) => {
-                Err((credential_failure(error.kind), error.message))
-            }
-            Outcome::Credentials(Ok(credentials)) => {
-                let (received, deadline) = (credentials.received, credentials.deadline);
-                self.credentials = Some(Arc::new(credentials));
-                Ok(Success::Credentials { received, deadline })
-            }
-        };
-        let failed = match &result {
-            Ok(_) => None,
-            Err((failure, text)) => {
-                let session = &self.handle.place.id;
-                if matches!(failure, Failure::Transient | Failure::Throttled) {
-                    tracing::warn!(%session, ?failure, why = %text, "a refresh failed; what is valid is served");
-                } else {
-                    tracing::error!(%session, ?failure, why = %text, "a refresh failed");
-                }
-                Some(text.clone())
-            }
-        };
-        self.happen(Event::Done(result.map_err(|(failure, _)| failure))).await;
-        if failed.is_some() {
-            self.last_error = failed;
-        } else if self.machine.in_flight().is_none() {
-            self.last_error = None;
-        }
-    }
-
-    async fn take_tokens(&mut self, set: TokenSet) -> Result<Success, (Failure, String)> {
-        let expected = (&self.contents.issuer, &self.handle.place.subject, &self.contents.audience);
-        if (&set.claims.issuer, &set.claims.subject, &set.claims.audience) != expected {
-            let text =
-                "the refreshed token is for another user, issuer or client: the session is parked, sign in again";
-            return Err((Failure::OtherUser, text.to_owned()));
-        }
-        let groups_changed = set.claims.groups != self.contents.groups;
-        let id_token_deadline = self.boot_deadline(set.claims.expire_time);
-        let rotated = set.refresh_token.is_some();
-        if let Some(token) = &set.refresh_token {
-            self.contents.refresh_token = Some(token.clone());
-        }
-        self.contents.groups.clone_from(&set.claims.groups);
-        self.tokens = Some(set);
-        if rotated || groups_changed {
-            // The new refresh token is durable before anything is done with what came along with it.
-            self.save().await;
-        }
-        Ok(Success::Tokens { id_token_deadline, groups_changed })
-    }
-
-    async fn take_identity_id(&mut self, id: String) -> Result<Success, (Failure, String)> {
-        match &self.contents.identity_id {
-            Some(known) if *known != id => {
-                let text = "the identity pool gives this user another identity id than before: the session is parked, \
-                            sign in again to use the new one";
-                Err((Failure::OtherUser, text.to_owned()))
-            }
-            Some(_) => Ok(Success::IdentityId),
-            None => {
-                let _ = self.handle.identity_id.set(id.clone());
-                self.contents.identity_id = Some(id);
-                self.save().await;
-                Ok(Success::IdentityId)
-            }
-        }
-    }
-
     /// Shows what is so now, and answers everybody whose answer there is.
     async fn settle(&mut self) {
         let now = self.shared.clock.boot();
@@ -409,80 +338,6 @@ impl Actor {
             match verdict {
                 Some(verdict) => self.answer(waiting.asker, verdict),
                 None => self.waiting.push(waiting),
-            }
-        }
-    }
-
-    fn copy_for_readers(&mut self, now: BootInstant) {
-        let Some(serve_until) = self.machine.servable_until(now) else { return };
-        let Some(credentials) = self.served() else { return };
-        let same = self.copied.as_ref().is_some_and(|(copied, last_error)| {
-            Arc::ptr_eq(copied, &credentials.credentials) && *last_error == credentials.last_error
-        });
-        if !same {
-            self.copied = Some((Arc::clone(&credentials.credentials), credentials.last_error.clone()));
-            self.shared.cache.insert(self.handle.serial, Arc::new(Served { serve_until, credentials }));
-            self.shared.has_changed();
-        }
-    }
-
-    fn publish(&mut self, now: BootInstant) {
-        let view = self.view_now(now);
-        let mut moved = None;
-        self.view.send_if_modified(|shown| {
-            if view.state != shown.state {
-                moved = Some((shown.state, view.state));
-            }
-            let changed = *shown != view;
-            *shown = view;
-            changed
-        });
-        if let Some((from, to)) = moved {
-            tracing::info!(session = %self.handle.place.id, ?from, ?to, "session state changed");
-            metrics().session_moved(Some(label(from)), Some(label(to)));
-        }
-    }
-
-    fn view_now(&self, now: BootInstant) -> SessionView {
-        let mut view = self.view.borrow().clone();
-        view.username.clone_from(&self.contents.username);
-        view.state = self.machine.state(now);
-        view.identity_id.clone_from(&self.contents.identity_id);
-        view.groups.clone_from(&self.contents.groups);
-        view.credentials_expire_time = self.credentials.as_ref().map(|credentials| credentials.expire_time);
-        view.last_error.clone_from(&self.last_error);
-        view.merged_from.clone_from(&self.contents.merged_from);
-        view
-    }
-
-    fn served(&self) -> Option<ServedCredentials> {
-        let credentials = self.credentials.as_ref()?;
-        Some(ServedCredentials {
-            credentials: Arc::clone(credentials),
-            identity_id: self.contents.identity_id.clone()?,
-            stale: self.last_error.is_some(),
-            last_error: self.last_error.clone(),
-        })
-    }
-
-    fn answer(&self, asker: Asker, verdict: Result<(), Refusal>) {
-        if let Err(refusal) = verdict {
-            return asker.refuse(session_error(refusal, self.last_error.clone()));
-        }
-        let nothing = Refusal::Unavailable { retry_after: Duration::from_secs(1) };
-        let missing = || session_error(nothing, self.last_error.clone());
-        match asker {
-            Asker::Credentials(reply) | Asker::UploadCredentials(reply) => {
-                let _ = reply.send(self.served().ok_or_else(missing));
-            }
-            Asker::Tokens(reply) => {
-                let _ = reply.send(self.tokens.as_ref().map(served_tokens).ok_or_else(missing));
-            }
-            Asker::Refresh(reply) => {
-                let _ = reply.send(Ok(self.view_now(self.shared.clock.boot())));
-            }
-            Asker::Denied(_, reply) => {
-                let _ = reply.send(Ok(true));
             }
         }
     }
@@ -557,21 +412,4 @@ impl Contents {
 
 fn between(from: SystemTime, to: SystemTime) -> Duration {
     to.duration_since(from).unwrap_or_default()
-}
-
-fn served_tokens(set: &TokenSet) -> ServedTokens {
-    ServedTokens {
-        id_token: set.id_token.clone(),
-        id_token_expire_time: set.claims.expire_time,
-        access_token: set.access_token.clone().zip(set.access_token_expire_time),
-    }
-}
-
-fn label(state: SessionState) -> SessionStateLabel {
-    match state {
-        SessionState::Active => SessionStateLabel::Active,
-        SessionState::Stale => SessionStateLabel::Stale,
-        SessionState::NeedsSignIn => SessionStateLabel::NeedsSignIn,
-        SessionState::SigningOut => SessionStateLabel::SigningOut,
-    }
 }
