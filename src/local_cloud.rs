@@ -309,9 +309,14 @@ impl Built {
     }
 }
 
-/// What the built-in template is rehearsed with where nobody says otherwise: in AWS these need a name and two accounts.
-const REHEARSED: [(&str, &str); 3] =
-    [("HostedDomainPrefix", "rehearsal"), ("GoogleClientId", "rehearsal"), ("AppleServicesId", "rehearsal")];
+/// What the built-in template is rehearsed with where nobody says otherwise: in AWS these need a name, two accounts, and
+/// the decision to let guests in.
+const REHEARSED: [(&str, &str); 4] = [
+    ("HostedDomainPrefix", "rehearsal"),
+    ("GoogleClientId", "rehearsal"),
+    ("AppleServicesId", "rehearsal"),
+    ("AllowGuests", "true"),
+];
 
 fn read_seed(source: TemplateSource, mut parameters: BTreeMap<String, String>) -> Result<Seed, LocalCloudError> {
     let text = match source {

@@ -22,6 +22,9 @@ pub struct Identity {
     pub pool_id: String,
     /// (provider, user there); none for a guest.
     pub logins: Vec<(String, String)>,
+    /// For a guest who turned out to be somebody with an identity: that one. It is a guest no more.
+    #[serde(default)]
+    pub merged_into: Option<String>,
     /// In milliseconds since 1970.
     pub create_ms: u64,
 }
@@ -29,7 +32,7 @@ pub struct Identity {
 impl Identity {
     /// Whether nobody has signed in as it.
     pub fn is_guest(&self) -> bool {
-        self.logins.is_empty()
+        self.logins.is_empty() && self.merged_into.is_none()
     }
 
     /// The providers that it is known at.
@@ -85,19 +88,31 @@ impl Directory {
             None => {
                 let region = pool_id.split(':').next().unwrap_or_default();
                 let id = format!("{region}:{}", new_uuid());
-                Identity { id, pool_id: pool_id.to_owned(), logins: logins.to_vec(), create_ms: now_ms }
+                Identity {
+                    id,
+                    pool_id: pool_id.to_owned(),
+                    logins: logins.to_vec(),
+                    merged_into: None,
+                    create_ms: now_ms,
+                }
             }
         };
         self.keep(&mut identities, identity)
     }
 
-    /// `identity`, with `logins` joined to it where it was a guest. None where it belongs to somebody else.
+    /// The identity of these logins, seen from `identity`. A guest becomes the identity of a user who had none; where the
+    /// user has one, that one is given and the guest is merged into it. None where it belongs to somebody else.
     pub fn link(&self, identity: &Identity, logins: &[(String, String)]) -> Result<Option<Identity>, AwsError> {
         let mut identities = self.lock();
         let known = identities.known(&identity.pool_id, logins)?;
         match known {
             Some(known) if known.id == identity.id => Ok(Some(known)),
-            Some(_) if identity.is_guest() => Err(conflict()),
+            Some(known) if identity.merged_into.as_ref() == Some(&known.id) => Ok(Some(known)),
+            Some(known) if identity.is_guest() => {
+                let merged = Identity { merged_into: Some(known.id.clone()), ..identity.clone() };
+                self.keep(&mut identities, merged)?;
+                Ok(Some(known))
+            }
             None if identity.is_guest() => {
                 let linked = Identity { logins: logins.to_vec(), ..identity.clone() };
                 self.keep(&mut identities, linked).map(Some)

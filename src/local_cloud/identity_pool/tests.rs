@@ -184,8 +184,45 @@ async fn guests_get_the_guest_role_and_keep_their_identity_when_they_sign_in() {
     assert_eq!(get_id(&stage, &token).await.unwrap()["IdentityId"], guest);
     let alone = stage.identity("GetCredentialsForIdentity", json!({ "IdentityId": guest })).await;
     assert_eq!(refused(alone).0, "NotAuthorizedException");
+
+    // A guest who turns out to be Ann, who has an identity: hers is given, and the guest is one no more.
     let second = new_guest().await;
-    assert_eq!(refused(credentials(&stage, &second, &token, None).await).0, "ResourceConflictException");
+    for _ in 0..2 {
+        let merged = credentials(&stage, &second, &token, None).await.unwrap();
+        assert_eq!((role_of(&stage, &merged), &merged["IdentityId"]), (FREE.to_owned(), &guest));
+        assert!(!may_put(&stage, &signer(&stage, &merged), &format!("users/{}/free/a.jpg", second.as_str().unwrap())));
+    }
+    let forbidden = format!("Access to Identity '{}' is forbidden.", second.as_str().unwrap());
+    let alone = stage.identity("GetCredentialsForIdentity", json!({ "IdentityId": second })).await;
+    assert_eq!(refused(alone), ("NotAuthorizedException", forbidden.clone()));
+    stage.free_user("ben@example.com").await;
+    let bens = stage.id_token("ben@example.com").await;
+    assert_eq!(refused(credentials(&stage, &second, &bens, None).await), ("NotAuthorizedException", forbidden));
+    assert_ne!(get_id(&stage, &bens).await.unwrap()["IdentityId"], second);
+}
+
+#[tokio::test]
+async fn who_a_guest_became_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seeds = Seeds::default();
+    seeds.identity_pool.allow_unauthenticated = true;
+    let first = Stage::with(&seeds, Some(dir.path()));
+    let new_guest = || async {
+        first.identity("GetId", json!({ "IdentityPoolId": IDENTITY_POOL })).await.unwrap()["IdentityId"].take()
+    };
+    let (became, merged, still) = (new_guest().await, new_guest().await, new_guest().await);
+    first.free_user("ann@example.com").await;
+    let token = first.id_token("ann@example.com").await;
+    credentials(&first, &became, &token, None).await.unwrap();
+    credentials(&first, &merged, &token, None).await.unwrap();
+    drop(first);
+    let again = Stage::with(&seeds, Some(dir.path()));
+    assert_eq!(get_id(&again, &token).await.unwrap()["IdentityId"], became);
+    assert_eq!(credentials(&again, &merged, &token, None).await.unwrap()["IdentityId"], became);
+    for (guest, is_one) in [(became, false), (merged, false), (still, true)] {
+        let answer = again.identity("GetCredentialsForIdentity", json!({ "IdentityId": guest })).await;
+        assert_eq!(answer.is_ok(), is_one);
+    }
 }
 
 #[tokio::test]
