@@ -1,6 +1,9 @@
 //! The scenario, step by step, as an app on the device would write it against the API. Every step checks what it claims
 //! and answers one line about it.
 
+mod people;
+mod photos;
+
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
@@ -8,15 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tonic_types::StatusExt as _;
 use ulid::Ulid;
 
 use super::super::client::{Client, answer, unary};
 use super::super::exit::CliError;
-use super::super::text::{has_ended, size, upload_state};
+use super::super::text::{has_ended, upload_state};
 use super::super::upload::crc64nvme_base64;
 use super::aws::{Billing, Bucket, Endpoint, Refusal};
-use super::camera;
 use super::stage::Stage;
 use crate::api::v1::sign_in_request::Method;
 use crate::api::v1::sign_in_response::Result as SignInResult;
@@ -36,26 +37,26 @@ type Doing<'p> = Pin<Box<dyn Future<Output = Told> + 'p>>;
 type Told = Result<String, CliError>;
 
 macro_rules! steps {
-    ($($title:literal => $run:ident,)+) => { &[$(Step { title: $title, run: |play| Box::pin($run(play)) }),+] };
+    ($($title:literal => $run:path,)+) => { &[$(Step { title: $title, run: |play| Box::pin($run(play)) }),+] };
 }
 
 /// The scenario.
 pub(super) const STEPS: &[Step] = steps! {
-    "local cloud" => start_cloud,
-    "daemon" => start_daemon,
-    "sign up" => sign_up,
-    "confirm" => confirm,
-    "sign in" => sign_in,
-    "three photos to free/" => three_photos,
-    "premium/ is denied" => premium_is_denied,
-    "another user's prefix" => other_prefix_is_denied,
-    "forged key, by the daemon" => forged_key_is_refused,
-    "forged key, sent raw" => forged_key_is_literal,
-    "paid" => pay,
-    "premium/ is open" => premium_is_open,
-    "the denied photo" => denied_photo_goes_out,
-    "64 MiB clip" => clip,
-    "what the bucket holds" => list,
+    "local cloud" => people::start_cloud,
+    "daemon" => people::start_daemon,
+    "sign up" => people::sign_up,
+    "confirm" => people::confirm,
+    "sign in" => people::sign_in,
+    "three photos to free/" => photos::three_photos,
+    "premium/ is denied" => photos::premium_is_denied,
+    "another user's prefix" => photos::other_prefix_is_denied,
+    "forged key, by the daemon" => photos::forged_key_is_refused,
+    "forged key, sent raw" => photos::forged_key_is_literal,
+    "paid" => people::pay,
+    "premium/ is open" => photos::premium_is_open,
+    "the denied photo" => photos::denied_photo_goes_out,
+    "64 MiB clip" => photos::clip,
+    "what the bucket holds" => photos::list,
 };
 
 const ADA: &str = "ada@example.com";
@@ -300,152 +301,6 @@ impl<'s> Play<'s> {
         });
         Instructions { text, json }
     }
-}
-
-async fn start_cloud(play: &mut Play<'_>) -> Told {
-    let url = play.stage.start_cloud().await?.url().to_owned();
-    Ok(format!("rehearses deploy/aws/template.yaml at {url}"))
-}
-
-async fn start_daemon(play: &mut Play<'_>) -> Told {
-    play.client = Some(play.stage.start_daemon().await?);
-    Ok(format!("answers on {}", play.stage.socket().display()))
-}
-
-async fn sign_up(play: &mut Play<'_>) -> Told {
-    let done = play.create_account(ADA).await?;
-    let delivery = done.code_delivery.unwrap_or_default();
-    Ok(format!("{ADA}; a code went to {} ({})", delivery.destination, delivery.medium))
-}
-
-async fn confirm(play: &mut Play<'_>) -> Told {
-    play.confirm_account(ADA).await?;
-    play.billing()?.add_to_group(ADA, FREE_TIER).await.map_err(|refusal| failed(&refusal))?;
-    Ok(format!("with the code from the outbox; the backend adds it to {FREE_TIER}"))
-}
-
-async fn sign_in(play: &mut Play<'_>) -> Told {
-    play.session = play.enter(ADA).await?;
-    must_have_groups(&play.session, &[FREE_TIER])?;
-    Ok(format!("{FREE_TIER}; identity {}", play.session.identity_id))
-}
-
-async fn three_photos(play: &mut Play<'_>) -> Told {
-    let mut bytes = 0;
-    for (seed, name) in (1..).zip(["beach", "harbour", "lighthouse"]) {
-        let photo = camera::photo(seed).map_err(CliError::failed)?;
-        let upload = play.store(&format!("free/{name}.jpg"), "image/jpeg", &photo).await?;
-        bytes += upload.stored_bytes;
-    }
-    Ok(format!("in S3 beneath users/{{identity id}}/free/; {}, checksums compared", size(bytes)))
-}
-
-async fn premium_is_denied(play: &mut Play<'_>) -> Told {
-    let photo = camera::photo(4).map_err(CliError::failed)?;
-    let upload = play.hand_over("premium/sunset.jpg", "image/jpeg", &photo).await;
-    let upload = upload.map_err(|status| CliError::from_status("upload", &status))?;
-    play.denied = play.watch(&upload.name).await?;
-    must_be(&play.denied, UploadState::Failed)?;
-    let failure = play.denied.failure.clone().unwrap_or_default();
-    if failure.reason != "ACCESS_DENIED" {
-        return Err(CliError::failed(format!(
-            "failed with {}, not ACCESS_DENIED: {}",
-            failure.reason, failure.message
-        )));
-    }
-    play.nothing_is_at(&format!("{}premium/sunset.jpg", play.prefix())).await?;
-    Ok("by S3, not by the daemon: FAILED (ACCESS_DENIED), the bytes are kept".to_owned())
-}
-
-async fn other_prefix_is_denied(play: &mut Play<'_>) -> Told {
-    let ben = play.account(BEN).await?;
-    let key = format!("users/{}/free/not-mine.jpg", ben.identity_id);
-    let photo = camera::photo(5).map_err(CliError::failed)?;
-    must_be_denied(play.bucket_as_ada().await?.put(&key, photo).await)?;
-    play.nothing_is_at(&key).await?;
-    let request = v1::SignOutRequest { name: ben.name, ..v1::SignOutRequest::default() };
-    answer("sign out", play.client()?.sessions().sign_out(unary(request)).await)?;
-    Ok(format!("denied by S3: Ada's vended credentials, {BEN}'s free/"))
-}
-
-async fn forged_key_is_refused(play: &mut Play<'_>) -> Told {
-    let photo = camera::photo(6).map_err(CliError::failed)?;
-    let Err(status) = play.hand_over("free/../premium/x", "image/jpeg", &photo).await else {
-        return Err(CliError::failed("the daemon took free/../premium/x"));
-    };
-    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
-    if reason != "INVALID_KEY" {
-        return Err(CliError::from_status("be refused with INVALID_KEY", &status));
-    }
-    Ok("free/../premium/x: refused before a byte is kept (INVALID_KEY)".to_owned())
-}
-
-async fn forged_key_is_literal(play: &mut Play<'_>) -> Told {
-    let photo = camera::photo(6).map_err(CliError::failed)?;
-    let key = format!("{}free/../premium/x", play.prefix());
-    let put = play.bucket_as_ada().await?.put(&key, photo.clone()).await;
-    put.map_err(|refusal| failed(&refusal))?;
-    let stored = play.bucket()?.get(&key).await.map_err(|refusal| failed(&refusal))?;
-    if stored != photo {
-        return Err(CliError::failed(format!("other bytes are at {key}")));
-    }
-    play.nothing_is_at(&format!("{}premium/x", play.prefix())).await?;
-    play.expected.insert(key, i64::try_from(photo.len()).unwrap_or(i64::MAX));
-    Ok("with the vended credentials: a literal name in S3, nothing at premium/x".to_owned())
-}
-
-async fn pay(play: &mut Play<'_>) -> Told {
-    let billing = play.billing()?;
-    billing.add_to_group(ADA, PAID_TIER).await.map_err(|refusal| failed(&refusal))?;
-    billing.remove_from_group(ADA, FREE_TIER).await.map_err(|refusal| failed(&refusal))?;
-    let request = v1::RefreshSessionRequest { name: play.session.name.clone() };
-    let done = answer("refresh the session", play.client()?.sessions().refresh_session(unary(request)).await)?;
-    let session = done.session.unwrap_or_default();
-    must_have_groups(&session, &[PAID_TIER])?;
-    Ok(format!("moved to {PAID_TIER} by the admin group calls; the next token says so"))
-}
-
-async fn premium_is_open(play: &mut Play<'_>) -> Told {
-    let photo = camera::photo(7).map_err(CliError::failed)?;
-    let upload = play.store("premium/aurora.jpg", "image/jpeg", &photo).await?;
-    Ok(format!("{} in S3, without a new sign-in", size(upload.stored_bytes)))
-}
-
-async fn denied_photo_goes_out(play: &mut Play<'_>) -> Told {
-    let request = v1::RetryUploadRequest { name: play.denied.name.clone() };
-    answer("retry", play.client()?.uploads().retry_upload(unary(request)).await)?;
-    let upload = play.watch(&play.denied.name.clone()).await?;
-    let photo = camera::photo(4).map_err(CliError::failed)?;
-    play.must_be_stored(&upload, &photo).await?;
-    Ok("premium/sunset.jpg, queued again: the app did not hand it over twice".to_owned())
-}
-
-async fn clip(play: &mut Play<'_>) -> Told {
-    let bytes = tokio::task::spawn_blocking(|| camera::clip(CLIP_BYTES)).await;
-    let bytes = bytes.map_err(|_| CliError::failed("the camera broke"))?;
-    let upload = play.store("premium/clip.mp4", "video/mp4", &bytes).await?;
-    let object = upload.object.unwrap_or_default();
-    // The ETag of a multipart object ends with the number of its parts.
-    let parts = object.etag.trim_matches('"').rsplit_once('-').and_then(|(_, parts)| parts.parse::<u32>().ok());
-    match parts {
-        Some(parts) if parts > 1 => {
-            Ok(format!("in {parts} parts; the bucket's CRC64NVME {} is the clip's", object.checksum_crc64nvme))
-        }
-        _ => Err(CliError::failed(format!("the clip is not a multipart object: its ETag is {}", object.etag))),
-    }
-}
-
-async fn list(play: &mut Play<'_>) -> Told {
-    let found = play.bucket()?.list().await.map_err(|refusal| failed(&refusal))?;
-    let mut told = format!("{} objects, exactly those that were meant to be there:", found.len());
-    for (key, bytes) in &found {
-        told.push_str(&format!("\n{:>10}  {key}", size(*bytes)));
-    }
-    if found == play.expected {
-        return Ok(told);
-    }
-    let expected: Vec<_> = play.expected.keys().cloned().collect();
-    Err(CliError::failed(format!("{told}\nexpected: {}", expected.join(", "))))
 }
 
 fn checksum(bytes: &[u8]) -> String {
