@@ -218,9 +218,10 @@ impl Jwks {
         let pause = if keys.failure.is_some() { FETCH_AGAIN_FAILED } else { FETCH_AGAIN };
         let allowed = keys.tried.is_none_or(|tried| now.saturating_since(tried) >= pause);
         if allowed && (known.is_none() || old) {
-            keys.tried = Some(now);
             let began = Instant::now();
             let fetched = self.fetch(&mut keys.client).await;
+            // Only now: a fetch that its caller broke off says nothing about the keys, and must not hold back the next.
+            keys.tried = Some(now);
             let outcome = if fetched.is_ok() { Outcome::Ok } else { Outcome::Transient };
             metrics().upstream_call(UpstreamOperation::Jwks, outcome, began.elapsed());
             match fetched {

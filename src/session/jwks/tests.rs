@@ -42,7 +42,10 @@ struct Pool {
 
 impl Pool {
     async fn start(keys: Vec<Value>) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), &keys)
+    }
+
+    fn serve(listener: tokio::net::TcpListener, keys: &[Value]) -> Self {
         let url = format!("http://{}/pool/.well-known/jwks.json", listener.local_addr().unwrap());
         let served = Arc::new(std::sync::Mutex::new((200, json!({ "keys": keys }))));
         let fetches = Arc::new(AtomicU64::new(0));
@@ -64,19 +67,23 @@ impl Pool {
     }
 
     fn verifier(&self, clock: &Clock) -> Jwks {
-        let expected = Expected {
-            jwks_url: self.url.clone(),
-            issuer: "https://issuer/pool".into(),
-            audience: "client-1".into(),
-            connect_timeout: Duration::from_secs(3),
-            call_timeout: Duration::from_secs(3),
-        };
-        Jwks::new(expected, clock.clone())
+        verifier(&self.url, clock)
     }
 
     fn fetches(&self) -> u64 {
         self.fetches.load(Ordering::SeqCst)
     }
+}
+
+fn verifier(url: &str, clock: &Clock) -> Jwks {
+    let expected = Expected {
+        jwks_url: url.to_owned(),
+        issuer: "https://issuer/pool".into(),
+        audience: "client-1".into(),
+        connect_timeout: Duration::from_secs(3),
+        call_timeout: Duration::from_secs(3),
+    };
+    Jwks::new(expected, clock.clone())
 }
 
 fn claims() -> Value {
@@ -108,6 +115,21 @@ async fn good_tokens_pass_with_one_fetch_and_say_who() {
         assert_eq!(got.groups, ["free-tier", "paid-tier"]);
         assert_eq!(got.expire_time, from_unix_ms((NOW_S + 3_600) * 1_000));
     }
+    assert_eq!(pool.fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_fetch_that_was_broken_off_holds_nobody_back() {
+    let key = new_key();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let verifier = verifier(&format!("http://{}/keys", listener.local_addr().unwrap()), &clock());
+    let token = token(&key, "k1", &claims());
+    tokio::select! {
+        verdict = verifier.verify_id(&token) => panic!("nobody has answered yet: {verdict:?}"),
+        asked = listener.accept() => drop(asked.unwrap()),
+    }
+    let pool = Pool::serve(listener, &[jwk(&key, "k1")]);
+    verifier.verify_id(&token).await.unwrap();
     assert_eq!(pool.fetches(), 1);
 }
 
