@@ -32,7 +32,8 @@ class Daemon:
         self.bench = bench
         self.name = name
         self.dir = bench.dir / name
-        self.dir.mkdir()
+        # Something may be mounted there already.
+        self.dir.mkdir(exist_ok=True)
         self.dir.chmod(0o755)
         self.socket = self.dir / "tidegate.sock"
         self.photos = self.dir / "photos"
