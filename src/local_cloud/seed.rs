@@ -44,6 +44,48 @@ pub struct UserPoolSeed {
     pub groups: Vec<GroupSeed>,
     /// Other providers whose users may come in.
     pub identity_providers: Vec<IdentityProviderSeed>,
+    /// Second factors.
+    pub mfa: MfaSeed,
+    /// `DeviceConfiguration`: devices are remembered.
+    pub devices: Option<DevicesSeed>,
+    /// `Policies.SignInPolicy.AllowedFirstAuthFactors`: `PASSWORD`, `EMAIL_OTP`, `SMS_OTP`; empty for passwords alone.
+    pub first_factors: Vec<String>,
+    /// The attributes that `Schema` requires.
+    pub required_attributes: Vec<String>,
+}
+
+/// `MfaConfiguration` and `EnabledMfas`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MfaSeed {
+    /// Whom it is for.
+    pub mode: MfaMode,
+    /// `SOFTWARE_TOKEN_MFA`: authenticator apps.
+    pub software_token: bool,
+    /// `SMS_MFA`.
+    pub sms: bool,
+    /// `EMAIL_OTP`.
+    pub email: bool,
+}
+
+/// Who is asked for a second factor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MfaMode {
+    /// Nobody.
+    #[default]
+    Off,
+    /// Who has set one up.
+    Optional,
+    /// Everybody.
+    On,
+}
+
+/// `DeviceConfiguration`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DevicesSeed {
+    /// `ChallengeRequiredOnNewDevice`: a remembered device stands in for the second factor.
+    pub replace_second_factor: bool,
+    /// `DeviceOnlyRememberedOnUserPrompt`: the app says which device is remembered.
+    pub ask_user: bool,
 }
 
 /// `AWS::Cognito::UserPoolIdentityProvider`.
@@ -101,6 +143,8 @@ pub struct UserPoolClientSeed {
     pub access_token_validity_s: u64,
     /// Lifetime of refresh tokens, in seconds.
     pub refresh_token_validity_s: u64,
+    /// `AuthSessionValidity`: how long a challenge waits for its answer, in seconds; 0 for Cognito's 180.
+    pub auth_session_validity_s: u64,
     /// `PreventUserExistenceErrors: ENABLED`.
     pub prevent_user_existence_errors: bool,
     /// `EnableTokenRevocation`.

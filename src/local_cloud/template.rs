@@ -16,6 +16,7 @@ mod parameters;
 mod physical;
 mod providers;
 mod roles;
+mod sign_in;
 mod stack;
 mod storage;
 

@@ -11,8 +11,8 @@ use crate::local_cloud::counters::Counters;
 use crate::local_cloud::error::AwsError;
 use crate::local_cloud::identity_pool::{IdentityPools, PROVIDER};
 use crate::local_cloud::seed::{
-    GroupSeed, IdentityPoolSeed, PasswordPolicySeed, RoleMappingKind, RoleMappingSeed, RoleSeed, UserPoolClientSeed,
-    UserPoolSeed,
+    GroupSeed, IdentityPoolSeed, MfaSeed, PasswordPolicySeed, RoleMappingKind, RoleMappingSeed, RoleSeed,
+    UserPoolClientSeed, UserPoolSeed,
 };
 use crate::local_cloud::site::Site;
 use crate::local_cloud::state_dir::StateDir;
@@ -168,6 +168,7 @@ fn user_pool() -> UserPoolSeed {
         id_token_validity_s: 3_600,
         access_token_validity_s: 1_800,
         refresh_token_validity_s: REFRESH_S,
+        auth_session_validity_s: 0,
         prevent_user_existence_errors: true,
         enable_token_revocation: true,
         refresh_token_rotation_grace_s: None,
@@ -194,6 +195,10 @@ fn user_pool() -> UserPoolSeed {
         password_policy: PasswordPolicySeed::default(),
         clients: vec![client(CLIENT), legacy, rotating],
         identity_providers: Vec::new(),
+        mfa: MfaSeed::default(),
+        devices: None,
+        first_factors: Vec::new(),
+        required_attributes: Vec::new(),
         groups: vec![group("free-tier", 10, FREE), group("paid-tier", 1, PAID)],
     }
 }

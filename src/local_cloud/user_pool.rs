@@ -4,22 +4,30 @@
 
 mod admin;
 mod challenge;
+mod choice;
 mod codes;
 mod describe;
+mod device;
+mod device_sign_in;
 mod directory;
+mod factors;
 mod federated;
 mod groups;
 mod hosted;
+mod mfa;
 mod password;
 mod pool;
 mod refresh;
 mod request;
 mod scopes;
+mod second_factor;
 mod self_service;
 mod sign_in;
 mod sign_up;
 mod srp;
+mod steps;
 mod tokens;
+mod totp;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -186,26 +194,38 @@ const OPERATIONS: &[Operation] = operations! {
     "AdminDeleteUser" => admin_delete_user,
     "AdminDisableUser" => admin_disable_user,
     "AdminEnableUser" => admin_enable_user,
+    "AdminForgetDevice" => admin_forget_device,
+    "AdminGetDevice" => admin_get_device,
     "AdminGetUser" => admin_get_user,
     "AdminInitiateAuth" => admin_initiate_auth,
+    "AdminListDevices" => admin_list_devices,
     "AdminListGroupsForUser" => admin_list_groups_for_user,
     "AdminRemoveUserFromGroup" => admin_remove_user_from_group,
     "AdminRespondToAuthChallenge" => admin_respond_to_auth_challenge,
+    "AdminSetUserMFAPreference" => admin_set_user_mfa_preference,
     "AdminSetUserPassword" => admin_set_user_password,
+    "AdminUpdateDeviceStatus" => admin_update_device_status,
     "AdminUpdateUserAttributes" => admin_update_user_attributes,
     "AdminUserGlobalSignOut" => admin_user_global_sign_out,
+    "AssociateSoftwareToken" => associate_software_token,
     "ChangePassword" => change_password,
+    "ConfirmDevice" => confirm_device,
     "ConfirmForgotPassword" => confirm_forgot_password,
     "ConfirmSignUp" => confirm_sign_up,
     "DeleteUser" => delete_user,
     "DescribeUserPool" => describe_user_pool,
     "DescribeUserPoolClient" => describe_user_pool_client,
+    "ForgetDevice" => forget_device,
     "ForgotPassword" => forgot_password,
+    "GetDevice" => get_device,
     "GetGroup" => get_group,
     "GetTokensFromRefreshToken" => get_tokens_from_refresh_token,
     "GetUser" => get_user,
+    "GetUserAuthFactors" => get_user_auth_factors,
+    "GetUserPoolMfaConfig" => get_user_pool_mfa_config,
     "GlobalSignOut" => global_sign_out,
     "InitiateAuth" => initiate_auth,
+    "ListDevices" => list_devices,
     "ListGroups" => list_groups,
     "ListUserPoolClients" => list_user_pool_clients,
     "ListUserPools" => list_user_pools,
@@ -214,7 +234,11 @@ const OPERATIONS: &[Operation] = operations! {
     "ResendConfirmationCode" => resend_confirmation_code,
     "RespondToAuthChallenge" => respond_to_auth_challenge,
     "RevokeToken" => revoke_token,
+    "SetUserMFAPreference" => set_user_mfa_preference,
+    "SetUserPoolMfaConfig" => set_user_pool_mfa_config,
     "SignUp" => sign_up,
+    "UpdateDeviceStatus" => update_device_status,
+    "VerifySoftwareToken" => verify_software_token,
 };
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ struct Question<'q> {
     name: &'q str,
     session: &'q str,
     username: &'q str,
+    /// What can be chosen, where that is the question.
+    choices: &'q [String],
 }
 
 impl HostedUi {
@@ -176,7 +178,8 @@ impl HostedUi {
 
     async fn answered(&self, call: &Call, authorize: &Authorize) -> Answer {
         let text = |name| call.form.text(name);
-        let question = Question { name: text("challenge"), session: text("session"), username: text("username") };
+        let (name, session, username) = (text("challenge"), text("session"), text("username"));
+        let question = Question { name, session, username, choices: &[] };
         let Some(kind) = challenge_kind(question.name) else {
             return self.show(Page::Login, call, authorize, &Said::wrong("Please sign in again."));
         };
@@ -198,7 +201,10 @@ impl HostedUi {
             PageAnswer::SignedIn { sub } => self.signed_in(authorize, &sub),
             PageAnswer::Challenge { name, session, parameters } => {
                 let username = parameters["USER_ID_FOR_SRP"].as_str().unwrap_or(username);
-                self.ask(call, authorize, &Question { name: &name, session: &session, username }, None)
+                let choices = parameters["MFAS_CAN_CHOOSE"].as_str().unwrap_or("[]");
+                let choices: Vec<String> = serde_json::from_str(choices).unwrap_or_default();
+                let question = Question { name: &name, session: &session, username, choices: &choices };
+                self.ask(call, authorize, &question, None)
             }
         }
     }
@@ -216,7 +222,7 @@ impl HostedUi {
             (pages::heading(kind.title, kind.below, error, None))
             (pages::form(&form, &html! {
                 @if question.name == "SELECT_MFA_TYPE" {
-                    @for (value, label) in MFA_TYPES {
+                    @for (value, label) in MFA_TYPES.iter().filter(|(value, _)| question.choices.iter().any(|c| c == value)) {
                         label.choice { input type="radio" name="answer" value=(value) required; (label) }
                     }
                 } @else {

@@ -3,6 +3,7 @@
 use super::TemplateError;
 use super::assembly::Resource;
 use super::node::Node;
+use super::sign_in;
 use crate::local_cloud::seed::{
     GroupSeed, IdentityPoolSeed, PasswordPolicySeed, RoleMappingKind, RoleMappingSeed, RoleRuleSeed, Seed,
     UserPoolClientSeed, UserPoolSeed,
@@ -19,9 +20,7 @@ pub(super) fn add_user_pool(resource: &Resource<'_>, seed: &mut Seed) -> Result<
             resource.not_rehearsed(seed, &format!("AWS::Cognito::UserPool {unrehearsed}"));
         }
     }
-    if properties.optional_text("MfaConfiguration")?.is_some_and(|mfa| mfa != "OFF") {
-        resource.not_rehearsed(seed, "AWS::Cognito::UserPool MfaConfiguration");
-    }
+    let first_factors = sign_in::first_factors(resource, seed)?;
     let allow_admin_only = match properties.get("AdminCreateUserConfig")? {
         Some(config) => config.flag("AllowAdminCreateUserOnly", false)?,
         None => false,
@@ -39,6 +38,10 @@ pub(super) fn add_user_pool(resource: &Resource<'_>, seed: &mut Seed) -> Result<
         clients: Vec::new(),
         groups: Vec::new(),
         identity_providers: Vec::new(),
+        mfa: sign_in::mfa(properties)?,
+        devices: sign_in::devices(properties)?,
+        first_factors,
+        required_attributes: sign_in::required_attributes(properties)?,
     });
     Ok(())
 }
@@ -66,6 +69,9 @@ pub(super) fn add_client(resource: &Resource<'_>, seed: &mut Seed) -> Result<(),
         id_token_validity_s: validity_s(properties, "IdToken", HOUR_S, HOUR_S)?,
         access_token_validity_s: validity_s(properties, "AccessToken", HOUR_S, HOUR_S)?,
         refresh_token_validity_s: validity_s(properties, "RefreshToken", DAY_S, 30 * DAY_S)?,
+        auth_session_validity_s: properties
+            .number("AuthSessionValidity", 3, 15)?
+            .map_or(0, |minutes: u64| minutes * MINUTE_S),
         prevent_user_existence_errors,
         enable_token_revocation: properties.flag("EnableTokenRevocation", true)?,
         refresh_token_rotation_grace_s: rotation,

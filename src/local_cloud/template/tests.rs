@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::local_cloud::iam::{Context, Decision, Policy, Request, RequestPrincipal, evaluate};
-use crate::local_cloud::seed::RoleMappingKind;
+use crate::local_cloud::seed::{DevicesSeed, MfaMode, MfaSeed, RoleMappingKind};
 
 mod errors;
 mod intrinsics;
@@ -36,6 +36,9 @@ fn the_deployed_template_gives_exactly_this_seed() {
         (10, true, true, true)
     );
     assert!(!policy.require_symbols);
+    let apps = MfaSeed { mode: MfaMode::Optional, software_token: true, sms: false, email: false };
+    assert_eq!((pool.mfa, pool.devices), (apps, None));
+    assert!(pool.first_factors.is_empty() && pool.required_attributes.is_empty());
 
     let [client] = pool.clients.as_slice() else { panic!("one client") };
     assert!(client.id.len() == 26 && client.id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
@@ -153,6 +156,50 @@ fn parameters_change_what_they_say() {
     assert!(pool.role_mappings.values().all(|mapping| !mapping.ambiguous_gives_authenticated_role));
     let text = serde_json::to_string(&guest.policies).unwrap();
     assert!(text.contains("arn:aws:s3:::my-photos/users/${cognito-identity.amazonaws.com:sub}/free/*"), "{text}");
+}
+
+#[test]
+fn the_ways_to_sign_in_come_by_their_parameters() {
+    let pool = |parameters: &[(&str, &str)]| built_in_seed(parameters).user_pools.remove(0);
+    assert_eq!(pool(&[("SecondFactor", "ON")]).mfa.mode, MfaMode::On);
+    assert_eq!(pool(&[("SecondFactor", "OFF")]).mfa, MfaSeed::default());
+    for (value, ask_user) in [("ask", true), ("always", false)] {
+        let devices = Some(DevicesSeed { replace_second_factor: true, ask_user });
+        assert_eq!(pool(&[("RememberDevices", value)]).devices, devices);
+    }
+    let mailed = pool(&[("SignInByMailedCode", "true")]);
+    assert_eq!(mailed.first_factors, ["PASSWORD", "EMAIL_OTP"]);
+    assert!(mailed.clients[0].explicit_auth_flows.contains(&"ALLOW_USER_AUTH".to_owned()));
+}
+
+#[test]
+fn a_pool_says_who_is_asked_for_what() {
+    let load = |properties: &str| {
+        let text = format!("Resources:\n  P: {{ Type: AWS::Cognito::UserPool, Properties: {properties} }}\n");
+        load(&text, &Options::default()).map(|mut seed| (seed.user_pools.remove(0), seed.unknown_resources))
+    };
+    let (pool, _) = load(
+        "{ MfaConfiguration: \"ON\", EnabledMfas: [SMS_MFA, EMAIL_OTP], DeviceConfiguration: \
+         { DeviceOnlyRememberedOnUserPrompt: true }, Schema: [{ Name: name, Required: true }, { Name: gender }] }",
+    )
+    .unwrap();
+    assert_eq!(pool.mfa, MfaSeed { mode: MfaMode::On, software_token: false, sms: true, email: true });
+    assert_eq!(pool.devices, Some(DevicesSeed { replace_second_factor: false, ask_user: true }));
+    assert_eq!(pool.required_attributes, ["name"]);
+    let (pool, _) = load("{ MfaConfiguration: OPTIONAL, SmsConfiguration: { SnsCallerArn: x } }").unwrap();
+    assert!(pool.mfa.sms && pool.mfa.mode == MfaMode::Optional);
+    let (pool, unknown) =
+        load("{ Policies: { SignInPolicy: { AllowedFirstAuthFactors: [PASSWORD, WEB_AUTHN] } } }").unwrap();
+    assert_eq!((pool.first_factors, unknown.len()), (vec!["PASSWORD".to_owned()], 1));
+    for (properties, place) in [
+        ("{ MfaConfiguration: OPTIONAL }", "Resources.P.Properties.MfaConfiguration"),
+        ("{ MfaConfiguration: MAYBE }", "Resources.P.Properties.MfaConfiguration"),
+        ("{ MfaConfiguration: OPTIONAL, EnabledMfas: [PALM] }", "Resources.P.Properties.EnabledMfas[0]"),
+        ("{ Policies: { SignInPolicy: { AllowedFirstAuthFactors: [SMS_OTP] } } }", "Resources.P.Properties.Policies"),
+    ] {
+        let error = load(properties).unwrap_err().to_string();
+        assert!(error.starts_with(place), "{error}");
+    }
 }
 
 const ME: &str = "us-east-1:11111111-2222-4333-8444-555555555555";

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::local_cloud::error::AwsError;
 use crate::local_cloud::user_pool::codes::CodePurpose;
 use crate::local_cloud::user_pool::directory::{Attempts, User, UserStatus};
+use crate::local_cloud::user_pool::mfa::show_factors;
 use crate::local_cloud::user_pool::password;
 use crate::local_cloud::user_pool::request::{Request, invalid_parameter, not_authorized, user_entry};
 use crate::local_cloud::user_pool::srp::Verifier;
@@ -12,7 +13,10 @@ use crate::local_cloud::user_pool::srp::Verifier;
 impl Request {
     pub(super) fn admin_get_user(&self) -> Result<Value, AwsError> {
         let pool = self.administer("AdminGetUser")?;
-        Ok(user_entry(&self.named_user(pool)?, "UserAttributes"))
+        let user = self.named_user(pool)?;
+        let mut entry = user_entry(&user, "UserAttributes");
+        show_factors(&user.factors, &mut entry);
+        Ok(entry)
     }
 
     pub(super) fn admin_create_user(&self) -> Result<Value, AwsError> {

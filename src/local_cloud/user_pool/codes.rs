@@ -21,12 +21,16 @@ pub enum CodePurpose {
     ResetPassword,
     /// Is the temporary password of an account that an administrator made.
     Invitation,
+    /// Proves at a sign-in that it is the user.
+    SecondFactor,
+    /// Signs in instead of the password.
+    SignIn,
 }
 
 /// A delivered message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OutboxMessage {
-    /// The address.
+    /// The address, or the phone number.
     pub to: String,
     /// The user's name in the pool.
     pub username: String,
@@ -94,15 +98,21 @@ const HOUR_MS: u64 = 3_600_000;
 impl Codes {
     /// A new code, which replaces an older one of the same purpose.
     pub fn issue(&mut self, purpose: CodePurpose, now_ms: u64) -> Result<String, AwsError> {
+        self.count_delivery(now_ms)?;
+        let code = format!("{:06}", rand::rng().random_range(0..1_000_000));
+        let (slot, valid_ms) = self.slot(purpose);
+        *slot = Some(Code { code: code.clone(), expire_ms: now_ms + valid_ms });
+        Ok(code)
+    }
+
+    /// Counts a message to the user, which is refused where there were too many.
+    pub fn count_delivery(&mut self, now_ms: u64) -> Result<(), AwsError> {
         self.sent_ms.retain(|sent_ms| now_ms.saturating_sub(*sent_ms) < HOUR_MS);
         if self.sent_ms.len() >= MOST_SENT_AN_HOUR {
             return Err(limit_exceeded());
         }
         self.sent_ms.push_back(now_ms);
-        let code = format!("{:06}", rand::rng().random_range(0..1_000_000));
-        let (slot, valid_ms) = self.slot(purpose);
-        *slot = Some(Code { code: code.clone(), expire_ms: now_ms + valid_ms });
-        Ok(code)
+        Ok(())
     }
 
     /// Lets the right code pass. It stays usable until [`Codes::used`], so that what follows may still be refused.
@@ -138,7 +148,10 @@ impl Codes {
     fn slot(&mut self, purpose: CodePurpose) -> (&mut Option<Code>, u64) {
         match purpose {
             CodePurpose::ResetPassword => (&mut self.reset, RESET_VALID_MS),
-            CodePurpose::ConfirmSignUp | CodePurpose::Invitation => (&mut self.confirm, CONFIRM_VALID_MS),
+            // The codes of a sign-in wait with its question, not here.
+            CodePurpose::ConfirmSignUp | CodePurpose::Invitation | CodePurpose::SecondFactor | CodePurpose::SignIn => {
+                (&mut self.confirm, CONFIRM_VALID_MS)
+            }
         }
     }
 }
@@ -162,8 +175,15 @@ fn limit_exceeded() -> AwsError {
     AwsError::new("LimitExceededException", "Attempt limit exceeded, please try after some time.")
 }
 
+/// The last four digits: `+*******1234`.
+pub fn masked_phone(number: &str) -> String {
+    let shown = number.chars().count().saturating_sub(4);
+    let mask = |(at, c)| if at >= shown || (at == 0 && c == '+') { c } else { '*' };
+    number.chars().enumerate().map(mask).collect()
+}
+
 /// `a***@e***`.
-fn masked(email: &str) -> String {
+pub fn masked(email: &str) -> String {
     let first = |part: &str| part.chars().next().map(String::from).unwrap_or_default();
     let (local, domain) = email.split_once('@').unwrap_or((email, ""));
     format!("{}***@{}***", first(local), first(domain))
@@ -224,5 +244,6 @@ mod tests {
         let messages = outbox.messages();
         assert_eq!((messages.len(), messages[0].code.as_str()), (MOST_MESSAGES, "1"));
         assert_eq!(delivery_details("ann@example.com")["Destination"], "a***@e***");
+        assert_eq!((masked_phone("+12065551234"), masked_phone("12")), ("+*******1234".into(), "12".into()));
     }
 }

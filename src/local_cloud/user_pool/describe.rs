@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::local_cloud::error::AwsError;
 use crate::local_cloud::seed::UserPoolClientSeed;
 use crate::local_cloud::user_pool::directory::User;
+use crate::local_cloud::user_pool::mfa::mode_name;
 use crate::local_cloud::user_pool::pool::Pool;
 use crate::local_cloud::user_pool::request::{PageQuery, Request, invalid_parameter, no_client, user_entry};
 
@@ -13,6 +14,13 @@ impl Request {
         let pool = self.administer("DescribeUserPool")?;
         let seed = &pool.seed;
         let policy = &seed.password_policy;
+        let devices = seed.devices.map(|devices| {
+            json!({
+                "ChallengeRequiredOnNewDevice": devices.replace_second_factor,
+                "DeviceOnlyRememberedOnUserPrompt": devices.ask_user,
+            })
+        });
+        let first_factors = if seed.first_factors.is_empty() { json!(["PASSWORD"]) } else { json!(seed.first_factors) };
         let with_email = |on: bool| if on { json!(["email"]) } else { json!([]) };
         Ok(json!({
             "UserPool": {
@@ -23,9 +31,11 @@ impl Request {
                 "AutoVerifiedAttributes": with_email(seed.auto_verify_email),
                 "AdminCreateUserConfig": { "AllowAdminCreateUserOnly": !seed.allow_sign_up },
                 "UsernameConfiguration": { "CaseSensitive": false },
-                "MfaConfiguration": "OFF",
+                "MfaConfiguration": mode_name(pool.mfa().mode),
+                "DeviceConfiguration": devices,
                 "EstimatedNumberOfUsers": pool.directory.len(),
                 "Policies": {
+                    "SignInPolicy": { "AllowedFirstAuthFactors": first_factors },
                     "PasswordPolicy": {
                         "MinimumLength": policy.minimum_length,
                         "RequireLowercase": policy.require_lowercase,

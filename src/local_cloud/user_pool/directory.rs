@@ -9,6 +9,8 @@ use serde_json::Value;
 use crate::local_cloud::error::AwsError;
 use crate::local_cloud::state_dir::{StateDir, StateError};
 use crate::local_cloud::user_pool::codes::Codes;
+use crate::local_cloud::user_pool::device::Device;
+use crate::local_cloud::user_pool::factors::Factors;
 use crate::local_cloud::user_pool::federated::Identity;
 use crate::local_cloud::user_pool::request::internal_error;
 use crate::local_cloud::user_pool::srp::Verifier;
@@ -68,6 +70,12 @@ pub struct User {
     /// As other providers know them.
     #[serde(default)]
     pub identities: Vec<Identity>,
+    /// Second factors.
+    #[serde(default)]
+    pub factors: Factors,
+    /// Confirmed ones, bounded by `device`.
+    #[serde(default)]
+    pub devices: Vec<Device>,
 }
 
 impl User {
@@ -87,6 +95,8 @@ impl User {
             attempts: Attempts::default(),
             sign_ins: Vec::new(),
             identities: Vec::new(),
+            factors: Factors::default(),
+            devices: Vec::new(),
         }
     }
 
@@ -100,6 +110,16 @@ impl User {
     /// Where codes go, if anywhere.
     pub fn email(&self) -> Option<&str> {
         self.attributes.get("email").map(String::as_str)
+    }
+
+    /// Where text messages go, if anywhere.
+    pub fn phone(&self) -> Option<&str> {
+        self.attributes.get("phone_number").map(String::as_str)
+    }
+
+    /// Whether the number is proven.
+    pub fn phone_is_verified(&self) -> bool {
+        self.attributes.get("phone_number_verified").is_some_and(|verified| verified == "true")
     }
 
     /// Whether the address is proven.
@@ -206,6 +226,19 @@ impl Directory {
         users.forget_names(sub);
         users.put(user, self.finds_by_email);
         Ok(result)
+    }
+
+    /// Changes a user unless `change` refuses to.
+    pub fn update_if(&self, sub: &str, change: impl FnOnce(&mut User) -> Result<(), AwsError>) -> Result<(), AwsError> {
+        let mut refusal = Ok(());
+        self.update(sub, |user| {
+            let mut changed = user.clone();
+            refusal = change(&mut changed);
+            if refusal.is_ok() {
+                *user = changed;
+            }
+        })?;
+        refusal
     }
 
     /// Removes a user.

@@ -10,7 +10,7 @@ use crate::local_cloud::error::AwsError;
 use crate::local_cloud::seed::{UserPoolClientSeed, UserPoolSeed};
 use crate::local_cloud::user_pool::request::{Request, internal_error, not_authorized};
 use crate::local_cloud::user_pool::scopes::Scopes;
-use crate::local_cloud::user_pool::tokens::SignIn;
+use crate::local_cloud::user_pool::tokens::{Bearer, SignIn};
 use crate::local_cloud::user_pool::{Inner, UserPools};
 
 /// Where a page's sign-in stands.
@@ -112,7 +112,7 @@ impl UserPools {
                 if !user.enabled {
                     return Err(not_authorized("User is disabled."));
                 }
-                let (mut sign_in, refresh_token) = SignIn::begin(user, client, now_s);
+                let (mut sign_in, refresh_token) = SignIn::begin(user, client, now_s, None, None);
                 sign_in.scopes = grant.scopes.clone();
                 sign_in.auth_time_s = grant.auth_time_s;
                 if let Some(kept) = user.sign_ins.last_mut() {
@@ -158,7 +158,7 @@ impl UserPools {
     /// # Errors
     /// The token is not good, or not for this.
     pub fn user_info(&self, access_token: &str) -> Result<Value, AwsError> {
-        let (_, user, scopes) = self.0.bearer(access_token)?;
+        let Bearer { user, scopes, .. } = self.0.bearer(access_token)?;
         if !scopes.has("openid") {
             return Err(AwsError::new("InsufficientScope", "Access token does not contain openid scope"));
         }

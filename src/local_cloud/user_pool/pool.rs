@@ -1,6 +1,8 @@
 //! One user pool: what the template says of it, its key, its users and the sign-ins under way.
 
-use crate::local_cloud::seed::{UserPoolClientSeed, UserPoolSeed};
+use std::sync::{Mutex, PoisonError};
+
+use crate::local_cloud::seed::{MfaSeed, UserPoolClientSeed, UserPoolSeed};
 use crate::local_cloud::signing_key::SigningKey;
 use crate::local_cloud::site::{Site, StartError};
 use crate::local_cloud::user_pool::challenge::Challenges;
@@ -18,6 +20,8 @@ pub struct Pool {
     pub key: SigningKey,
     pub directory: Directory,
     pub challenges: Challenges,
+    /// As the template says, until an administrator changes it.
+    mfa: Mutex<MfaSeed>,
 }
 
 impl Pool {
@@ -33,12 +37,23 @@ impl Pool {
             key: SigningKey::load_or_generate(&site.state, &format!("{folder}/key"))?,
             directory: Directory::load(&site.state, &format!("{folder}/users"), seed.email_as_username)?,
             challenges: Challenges::default(),
+            mfa: Mutex::new(seed.mfa),
         })
     }
 
     /// The part of the id that SRP mixes into passwords.
     pub fn srp_name(&self) -> &str {
         self.seed.id.split_once('_').map_or(&self.seed.id, |(_, name)| name)
+    }
+
+    /// The second factors that it offers now.
+    pub fn mfa(&self) -> MfaSeed {
+        *self.mfa.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Offers these second factors from now on.
+    pub fn set_mfa(&self, mfa: MfaSeed) {
+        *self.mfa.lock().unwrap_or_else(PoisonError::into_inner) = mfa;
     }
 
     /// The app client with this id.

@@ -13,7 +13,7 @@ impl Request {
     pub(super) fn get_tokens_from_refresh_token(&self) -> Result<Value, AwsError> {
         let (pool, client) = self.client()?;
         let refresh_token = self.required("RefreshToken", "refreshToken")?;
-        let result = self.refresh(pool, client, refresh_token)?;
+        let result = self.refresh(pool, client, refresh_token, self.text("DeviceKey"))?;
         Ok(json!({ "AuthenticationResult": result, "ChallengeParameters": {} }))
     }
 
@@ -24,7 +24,8 @@ impl Request {
             return Err(invalid_parameter(message));
         }
         let refresh_token = self.parameter("AuthParameters", "REFRESH_TOKEN")?;
-        let result = self.refresh(pool, client, refresh_token)?;
+        let device_key = self.parameter("AuthParameters", "DEVICE_KEY").ok();
+        let result = self.refresh(pool, client, refresh_token, device_key)?;
         Ok(json!({ "AuthenticationResult": result, "ChallengeParameters": {} }))
     }
 
@@ -51,17 +52,26 @@ impl Request {
         Ok(json!({}))
     }
 
-    fn refresh(&self, pool: &Pool, client: &UserPoolClientSeed, refresh_token: &str) -> Result<Value, AwsError> {
+    fn refresh(
+        &self,
+        pool: &Pool,
+        client: &UserPoolClientSeed,
+        refresh_token: &str,
+        device_key: Option<&str>,
+    ) -> Result<Value, AwsError> {
         let invalid = || not_authorized("Invalid Refresh Token");
         let sub = sub_of(refresh_token).ok_or_else(invalid)?;
         let user = pool.directory.get(&sub).ok_or_else(no_user)?;
         let Some(grace_s) = client.refresh_token_rotation_grace_s else {
             let sign_in = usable(&user, client, refresh_token, self.now_ms())?;
+            check_device(pool, &user, sign_in, device_key)?;
             return Ok(self.authentication_result(pool, client, &user, sign_in, None));
         };
         let now_ms = self.now_ms();
         let rotated = pool.directory.update(&sub, |user| {
-            let origin_jti = usable(user, client, refresh_token, now_ms)?.origin_jti.clone();
+            let sign_in = usable(user, client, refresh_token, now_ms)?;
+            check_device(pool, user, sign_in, device_key)?;
+            let origin_jti = sign_in.origin_jti.clone();
             let sign_in = user.sign_ins.iter_mut().find(|s| s.origin_jti == origin_jti).ok_or_else(invalid)?;
             let new_token = sign_in.rotate(&sub, now_ms, grace_s);
             Ok::<_, AwsError>((sign_in.clone(), new_token))
@@ -96,6 +106,16 @@ fn usable<'u>(
         return Err(AwsError::new("RefreshTokenReuseException", "Refresh token has been rotated out and reused."));
     }
     Ok(sign_in)
+}
+
+/// A refresh token of a device counts only together with its key, and only once the device is confirmed and as long as
+/// it is not forgotten. Where the pool remembers devices no more, it counts alone.
+fn check_device(pool: &Pool, user: &User, sign_in: &SignIn, given: Option<&str>) -> Result<(), AwsError> {
+    let bound_to = sign_in.device_key.as_deref().filter(|_| pool.seed.devices.is_some());
+    match bound_to {
+        Some(key) if given != Some(key) || user.device(key).is_none() => Err(not_authorized("Invalid Refresh Token")),
+        _ => Ok(()),
+    }
 }
 
 fn sign_in_of<'u>(user: &'u User, refresh_token: &str) -> Option<&'u SignIn> {

@@ -110,8 +110,13 @@ impl Request {
 
     /// Sends a code to the user's address.
     pub fn deliver(&self, pool: &Pool, user: &User, purpose: CodePurpose, code: String) {
+        self.deliver_to(pool, user, user.email().unwrap_or_default(), purpose, code);
+    }
+
+    /// Sends a code to the user at an address or a phone number.
+    pub fn deliver_to(&self, pool: &Pool, user: &User, to: &str, purpose: CodePurpose, code: String) {
         self.inner.outbox.deliver(OutboxMessage {
-            to: user.email().unwrap_or_default().to_owned(),
+            to: to.to_owned(),
             username: user.username.clone(),
             pool_id: pool.seed.id.clone(),
             purpose,

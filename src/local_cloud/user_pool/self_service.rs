@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::local_cloud::error::AwsError;
+use crate::local_cloud::user_pool::mfa::show_factors;
 use crate::local_cloud::user_pool::password;
 use crate::local_cloud::user_pool::request::{Request, attributes, not_authorized};
 use crate::local_cloud::user_pool::sign_in::wrong_password;
@@ -10,12 +11,14 @@ use crate::local_cloud::user_pool::srp::Verifier;
 
 impl Request {
     pub(super) fn get_user(&self) -> Result<Value, AwsError> {
-        let (_, user) = self.signed_in_user()?;
-        Ok(json!({ "Username": user.username, "UserAttributes": attributes(&user) }))
+        let (_, user, _) = self.signed_in_user()?;
+        let mut answer = json!({ "Username": user.username, "UserAttributes": attributes(&user) });
+        show_factors(&user.factors, &mut answer);
+        Ok(answer)
     }
 
     pub(super) fn change_password(&self) -> Result<Value, AwsError> {
-        let (pool, user) = self.signed_in_user()?;
+        let (pool, user, _) = self.signed_in_user()?;
         let old = self.password("PreviousPassword", "previousPassword")?;
         let new = self.password("ProposedPassword", "proposedPassword")?;
         let now_ms = self.now_ms();
@@ -38,13 +41,13 @@ impl Request {
     }
 
     pub(super) fn global_sign_out(&self) -> Result<Value, AwsError> {
-        let (pool, user) = self.signed_in_user()?;
+        let (pool, user, _) = self.signed_in_user()?;
         pool.directory.update(&user.sub, |user| user.sign_ins.iter_mut().for_each(|s| s.revoked = true))?;
         Ok(json!({}))
     }
 
     pub(super) fn delete_user(&self) -> Result<Value, AwsError> {
-        let (pool, user) = self.signed_in_user()?;
+        let (pool, user, _) = self.signed_in_user()?;
         pool.directory.remove(&user.sub)?;
         Ok(json!({}))
     }

@@ -223,7 +223,7 @@ fn no_combination() -> AwsError {
     AwsError::new("UserNotFoundException", "Username/client id combination not found.")
 }
 
-fn attribute(entry: &Value) -> Result<(String, String), String> {
+pub fn attribute(entry: &Value) -> Result<(String, String), String> {
     let (Some(name), Some(value)) = (entry["Name"].as_str(), entry["Value"].as_str()) else {
         return Err("Attributes must have a Name and a Value.".into());
     };

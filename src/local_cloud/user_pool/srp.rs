@@ -65,6 +65,19 @@ impl Verifier {
         Self { salt: hex(&BigUint::from_bytes_be(&salt)), verifier: hex(&verifier) }
     }
 
+    /// Of a device, which made both numbers itself. None for what is none, or would let anybody in.
+    pub fn of_device(salt: &[u8], verifier: &[u8]) -> Option<Self> {
+        let is_number = |bytes: &[u8]| (1..=LONGEST_PUBLIC_HEX / 2).contains(&bytes.len());
+        if !is_number(salt) || !is_number(verifier) {
+            return None;
+        }
+        let verifier = BigUint::from_bytes_be(verifier);
+        if &verifier % &*PRIME == BigUint::ZERO {
+            return None;
+        }
+        Some(Self { salt: hex(&BigUint::from_bytes_be(salt)), verifier: hex(&verifier) })
+    }
+
     /// Whether this is the password.
     pub fn matches(&self, pool_name: &str, username: &str, password: &str) -> bool {
         let salt = number(&self.salt).unwrap_or_default();
@@ -185,6 +198,13 @@ fn hex(number: &BigUint) -> String {
 pub mod client {
     use super::*;
 
+    /// What a device sends to be remembered: its salt and its verifier.
+    pub fn device_secret(group_key: &str, key: &str, password: &str) -> (Vec<u8>, Vec<u8>) {
+        let verifier = Verifier::of(group_key, key, password);
+        let bytes = |text: &str| number(text).expect("hexadecimal").to_bytes_be();
+        (bytes(&verifier.salt), bytes(&verifier.verifier))
+    }
+
     /// A sign-in seen from the client.
     pub struct Client {
         secret: BigUint,
@@ -262,6 +282,10 @@ mod tests {
         assert!(!verifier.matches("pool", "ben", "Secret1!"));
         assert!(!format!("{verifier:?}").contains(&verifier.salt));
         assert!(!serde_json::to_string(&verifier).unwrap().contains("Secret1!"));
+        for (salt, verifier) in [(vec![], vec![1]), (vec![1], vec![]), (vec![1], vec![0, 0]), (vec![1], vec![1; 401])] {
+            assert!(Verifier::of_device(&salt, &verifier).is_none());
+        }
+        assert!(Verifier::of_device(&[1], &PRIME.to_bytes_be()).is_none());
         let decoy = Verifier::decoy([7; SALT_BYTES]);
         assert_eq!(decoy.salt, Verifier::decoy([7; SALT_BYTES]).salt);
         assert_eq!(decoy.salt.len(), verifier.salt.len());

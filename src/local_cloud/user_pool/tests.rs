@@ -11,6 +11,9 @@ use crate::local_cloud::test_stage::{
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+mod choices;
+mod devices;
+mod second_factors;
 mod sessions;
 
 #[tokio::test]
@@ -165,9 +168,22 @@ async fn wrong_calls_get_awss_codes_and_words() {
         ),
         (
             "RespondToAuthChallenge",
-            json!({ "ClientId": CLIENT, "ChallengeName": "SMS_MFA" }),
+            json!({ "ClientId": CLIENT, "ChallengeName": "CUSTOM_CHALLENGE" }),
             "InvalidParameterException",
             "was not asked",
+        ),
+        (
+            "RespondToAuthChallenge",
+            json!({ "ClientId": CLIENT, "ChallengeName": "SMS_MFA", "ChallengeResponses": { "USERNAME": "a" } }),
+            "InvalidParameterException",
+            "Missing required parameter SMS_MFA_CODE",
+        ),
+        (
+            "RespondToAuthChallenge",
+            json!({ "ClientId": CLIENT, "ChallengeName": "SMS_MFA",
+                "ChallengeResponses": { "USERNAME": "a", "SMS_MFA_CODE": "1" } }),
+            "InvalidParameterException",
+            "Missing required parameter Session",
         ),
         ("GetUser", json!({ "AccessToken": "a.b.c" }), "NotAuthorizedException", "Invalid Access Token"),
         ("GetUser", json!({}), "InvalidParameterException", "Value null at 'accessToken'"),
@@ -266,7 +282,8 @@ async fn srp_signs_in_without_showing_the_password() {
     let tokens = respond(answer.clone()).await.unwrap();
     assert_eq!(stage.claims(&tokens["AuthenticationResult"]["IdToken"])["sub"], sub.as_str());
     let replayed = refused(respond(answer).await);
-    assert_eq!(replayed, ("NotAuthorizedException", "Invalid session for the user.".into()));
+    let once = "Invalid session for the user, session can only be used once.";
+    assert_eq!(replayed, ("NotAuthorizedException", once.into()));
 
     let wrong = refused(respond(attempt("ann@example.com", "Tide-gate-2027", timestamp).await).await);
     assert_eq!(wrong, ("NotAuthorizedException", "Incorrect username or password.".into()));
@@ -276,7 +293,7 @@ async fn srp_signs_in_without_showing_the_password() {
     assert_eq!(format.0, "InvalidParameterException");
     let late = attempt("ann@example.com", PASSWORD, timestamp).await;
     stage.pass(180);
-    assert_eq!(refused(respond(late).await).1, "Invalid session for the user.");
+    assert_eq!(refused(respond(late).await).1, "Invalid session for the user, session is expired.");
 
     // A challenge does not tell whether there is such a user.
     let challenge = async |name: &str| {
@@ -350,7 +367,8 @@ async fn a_temporary_password_has_to_be_replaced() {
     };
     assert_eq!(refused(respond("short").await).0, "InvalidPasswordException");
     assert!(respond(PASSWORD).await.unwrap()["AuthenticationResult"]["IdToken"].is_string());
-    assert_eq!(refused(respond(PASSWORD).await).1, "Invalid session for the user.");
+    let once = "Invalid session for the user, session can only be used once.";
+    assert_eq!(refused(respond(PASSWORD).await).1, once);
     stage.sign_in("ann@example.com").await;
 }
 
@@ -378,7 +396,9 @@ async fn administrators_calls_need_the_administrator_or_a_role_that_may() {
     assert_eq!(groups["Groups"][0]["GroupName"], "paid-tier");
 
     for action in OPERATIONS.iter().map(|operation| operation.name) {
-        let is_administrators = ["Admin", "List", "Describe", "GetGroup"].iter().any(|word| action.starts_with(word));
+        let is_administrators = ["Admin", "List", "Describe", "GetGroup"].iter().any(|word| action.starts_with(word))
+            && action != "ListDevices"
+            || action.ends_with("UserPoolMfaConfig");
         let (code, _) = refused(call(action, &Auth::Anonymous).await);
         assert_eq!(code == "MissingAuthenticationTokenException", is_administrators, "{action}");
     }

@@ -14,6 +14,7 @@ use crate::local_cloud::error::AwsError;
 use crate::local_cloud::seed::UserPoolClientSeed;
 use crate::local_cloud::site::new_uuid;
 use crate::local_cloud::user_pool::Inner;
+use crate::local_cloud::user_pool::device::NewDevice;
 use crate::local_cloud::user_pool::directory::{User, no_user};
 use crate::local_cloud::user_pool::groups::GroupClaims;
 use crate::local_cloud::user_pool::pool::Pool;
@@ -37,6 +38,12 @@ pub struct SignIn {
     /// What the hosted page was asked for; empty for a sign-in by the pool's own actions.
     #[serde(default)]
     pub scopes: Scopes,
+    /// The device that its refresh token is bound to, where the pool remembers devices.
+    #[serde(default)]
+    pub device_key: Option<String>,
+    /// The same device's keys until its user confirms it.
+    #[serde(default)]
+    pub new_device: Option<NewDevice>,
     /// Goes into the first ID token only, and is not kept.
     #[serde(skip)]
     pub nonce: Option<String>,
@@ -59,7 +66,13 @@ const DEFAULT_REFRESH_S: u64 = 30 * 86_400;
 
 impl SignIn {
     /// A new one with its refresh token, taken into the user's list; the oldest one makes room.
-    pub fn begin(user: &mut User, client: &UserPoolClientSeed, now_s: u64) -> (Self, String) {
+    pub fn begin(
+        user: &mut User,
+        client: &UserPoolClientSeed,
+        now_s: u64,
+        device_key: Option<String>,
+        new_device: Option<NewDevice>,
+    ) -> (Self, String) {
         let refresh_token = new_refresh_token(&user.sub);
         let sign_in = Self {
             origin_jti: new_uuid(),
@@ -70,6 +83,8 @@ impl SignIn {
             retired: VecDeque::new(),
             revoked: false,
             scopes: Scopes::default(),
+            device_key,
+            new_device,
             nonce: None,
         };
         user.sign_ins.retain(|known| known.expire_s > now_s);
@@ -122,6 +137,9 @@ impl Request {
         access.insert("client_id".into(), json!(client.id));
         access.insert("username".into(), json!(user.username));
         access.insert("scope".into(), json!(sign_in.scopes.claim()));
+        if let Some(device_key) = &sign_in.device_key {
+            access.insert("device_key".into(), json!(device_key));
+        }
         groups.write_access(&mut access);
         let access = pool.key.sign(&Value::Object(access));
 
@@ -151,19 +169,30 @@ impl Request {
         result
     }
 
-    /// The user of the request's access token, and the pool.
-    pub(super) fn signed_in_user(&self) -> Result<(&Pool, User), AwsError> {
-        let (pool, user, scopes) = self.inner.bearer(self.required("AccessToken", "accessToken")?)?;
+    /// The pool and the user of the request's access token, and the `origin_jti` of its sign-in.
+    pub(super) fn signed_in_user(&self) -> Result<(&Pool, User, String), AwsError> {
+        let Bearer { pool, user, scopes, origin_jti } =
+            self.inner.bearer(self.required("AccessToken", "accessToken")?)?;
         if !scopes.has(scopes::USER_ADMIN) {
             return Err(not_authorized("Access Token does not have required scopes"));
         }
-        Ok((pool, user))
+        Ok((pool, user, origin_jti))
     }
 }
 
+/// Whom an access token speaks for.
+pub struct Bearer<'p> {
+    pub pool: &'p Pool,
+    pub user: User,
+    /// What the token is good for.
+    pub scopes: Scopes,
+    /// Its sign-in.
+    pub origin_jti: String,
+}
+
 impl Inner {
-    /// The user whom an access token speaks for, the pool, and what the token is good for.
-    pub(super) fn bearer(&self, token: &str) -> Result<(&Pool, User, Scopes), AwsError> {
+    /// Whom an access token speaks for.
+    pub(super) fn bearer(&self, token: &str) -> Result<Bearer<'_>, AwsError> {
         let verified = self.pools.values().find_map(|pool| Some((pool, pool.key.verify(token).ok()?)));
         let invalid = || not_authorized("Invalid Access Token");
         let (pool, claims) = verified.ok_or_else(invalid)?;
@@ -182,7 +211,7 @@ impl Inner {
         if !user.sign_ins.iter().any(|sign_in| sign_in.origin_jti == origin && !sign_in.revoked) {
             return Err(not_authorized("Access Token has been revoked"));
         }
-        Ok((pool, user, Scopes::of(text("scope"))))
+        Ok(Bearer { pool, user, scopes: Scopes::of(text("scope")), origin_jti: origin.to_owned() })
     }
 }
 
