@@ -11,6 +11,7 @@ pub mod credential;
 pub mod daemon;
 #[cfg(feature = "local-cloud")]
 pub mod local_cloud;
+pub mod loopback;
 pub mod session;
 pub mod store;
 pub mod telemetry;

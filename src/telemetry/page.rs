@@ -1,19 +1,16 @@
 //! The Prometheus page. Owns a loopback listener; promises at most [`MAX_CONNECTIONS`] readers, each for at most
 //! [`READER_TIMEOUT`]; must never listen on an address that other machines reach.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder as _, TextEncoder};
-use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::TelemetryError;
+use crate::loopback::{self, Limits};
 
 const MAX_CONNECTIONS: usize = 8;
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,56 +41,22 @@ impl Page {
     /// Listens at once and serves until dropped. Must be called inside a tokio runtime.
     pub(super) fn open(address: SocketAddr, registry: prometheus::Registry) -> Result<Self, TelemetryError> {
         let failed = |source| TelemetryError::Listen { address, source };
-        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
+        let listener = loopback::listen(address).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, registry, stop.clone()));
+        let limits = Limits {
+            max_connections: MAX_CONNECTIONS,
+            connection_timeout: READER_TIMEOUT,
+            max_header_bytes: MAX_HEADER_BYTES,
+        };
+        let shown = move |request| std::future::ready(answer(&request, &registry));
+        tokio::spawn(loopback::serve(listener, limits, stop.clone(), shown));
         Ok(Self { address, _stop: stop.drop_guard() })
     }
 
     /// Where it listens.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
-    }
-}
-
-async fn serve(listener: tokio::net::TcpListener, registry: prometheus::Registry, stop: CancellationToken) {
-    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        // A reader without a seat waits in the kernel's backlog.
-        let accept = async {
-            let seat = Arc::clone(&seats).acquire_owned().await.expect("the semaphore is never closed");
-            (listener.accept().await, seat)
-        };
-        let (accepted, seat) = tokio::select! {
-            accepted = accept => accepted,
-            () = stop.cancelled() => return,
-        };
-        let Ok((stream, _)) = accepted else {
-            // Out of descriptors: give the others time to close theirs.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let (registry, stop) = (registry.clone(), stop.clone());
-        tokio::spawn(async move {
-            let _seat = seat;
-            let service = hyper::service::service_fn(move |request| {
-                let answer = answer(&request, &registry);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(READER_TIMEOUT)
-                .max_buf_size(MAX_HEADER_BYTES)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            tokio::select! {
-                _ = tokio::time::timeout(READER_TIMEOUT, connection) => {}
-                () = stop.cancelled() => {}
-            }
-        });
     }
 }
 

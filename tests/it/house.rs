@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Rooms that everything may use.
-const LEAVES: [&str; 3] = ["clock", "caller", "telemetry"];
+const LEAVES: [&str; 4] = ["clock", "caller", "telemetry", "loopback"];
 
 /// Which room may import which others, besides the leaves.
 fn allowed_imports() -> BTreeMap<&'static str, Vec<&'static str>> {
@@ -26,6 +26,7 @@ fn allowed_imports() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("telemetry", vec![]),
         ("clock", vec![]),
         ("caller", vec![]),
+        ("loopback", vec![]),
         ("lib", vec![]),
     ])
 }
