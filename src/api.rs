@@ -56,6 +56,8 @@ pub struct Services {
     pub directories: Directories,
     /// The daemon.
     pub gateway: Arc<dyn Gateway>,
+    /// What the URL of a session's credentials endpoint starts with (its id follows), where there is such an endpoint.
+    pub endpoint_base: Option<String>,
 }
 
 /// Serves the API on `listener` until `stop` is cancelled and the calls that run then have ended, or `drain_timeout`
@@ -99,11 +101,11 @@ const SERVICES: [&str; 5] = [
 ];
 
 fn service_routes(services: Services, lifecycle: &server::Lifecycle, limit: usize) -> Routes {
-    let Services { sessions, uploads, directories, gateway } = services;
+    let Services { sessions, uploads, directories, gateway, endpoint_base } = services;
     let stop = || lifecycle.stop.clone();
     let accounts = account::Accounts::new(directories);
     let session = session::SessionApi::new(sessions.clone(), uploads.clone(), stop());
-    let credential = credential::CredentialApi::new(sessions.clone(), stop());
+    let credential = credential::CredentialApi::new(sessions.clone(), endpoint_base, stop());
     let upload = upload::UploadApi::new(uploads.clone(), lifecycle.clone(), limit);
     let gateway = gateway::GatewayApi::new(gateway, sessions, uploads);
     Routes::new(v1::account_service_server::AccountServiceServer::new(accounts).max_decoding_message_size(limit))

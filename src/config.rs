@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub use document::changed_keys;
 pub use reader::Problem;
 
-use crate::{api, credential, session, store, telemetry, upload};
+use crate::{api, credential, session, store, telemetry, upload, vend};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Config {
     pub session: session::Config,
     /// `[upload]`.
     pub upload: upload::Config,
+    /// `[vend]`.
+    pub vend: vend::Config,
     /// `[[identity]]`; at least one.
     pub identities: Vec<IdentityConfig>,
     /// `[[destination]]`; at least one.
@@ -140,6 +142,7 @@ mod tests {
         assert_eq!(full.api, minimal.api);
         assert_eq!(full.telemetry, minimal.telemetry);
         assert_eq!(full.session, minimal.session);
+        assert_eq!(full.vend, minimal.vend);
         assert_eq!(full.upload, upload::Config { file_roots: full.upload.file_roots.clone(), ..minimal.upload });
         assert_eq!(full.state_dir, minimal.state_dir);
         assert_eq!(full.drain_timeout_ms, minimal.drain_timeout_ms);
@@ -151,7 +154,7 @@ mod tests {
     fn every_key_is_in_the_full_file() {
         // Uncommented, the file must know every key that the reader knows: an unknown key's message lists them.
         for (table, ending) in
-            [("[daemon]", ""), ("[api]", ""), ("[telemetry]", ""), ("[session]", ""), ("[upload]", "")]
+            [("[daemon]", ""), ("[api]", ""), ("[telemetry]", ""), ("[session]", ""), ("[upload]", ""), ("[vend]", "")]
         {
             let text = format!("{MINIMAL}\n{table}\nno_such_key_at_all_anywhere = 1{ending}\n");
             let problems = Config::parse(&text).unwrap_err();
@@ -192,6 +195,18 @@ mod tests {
         assert!(problems.iter().any(|problem| problem.message.contains("tiered")), "{problems:?}");
         let text = text.replace("[identity.tokens]", "tiered = false\n[identity.tokens]");
         Config::parse(&text).unwrap();
+    }
+
+    #[test]
+    fn credentials_are_vended_on_loopback_only() {
+        let with = |vend: &str| Config::parse(&format!("{MINIMAL}\n[vend]\n{vend}\n"));
+        assert_eq!(with("listen = \"127.0.0.1:9477\"").unwrap().vend.listen, Some(([127, 0, 0, 1], 9477).into()));
+        for listen in ["0.0.0.0:9477", "[::]:9477", "192.0.2.1:80", "localhost:9477", "9477"] {
+            let problems = with(&format!("listen = {listen:?}")).unwrap_err();
+            assert!(problems[0].to_string().contains("vend.listen"), "{problems:?}");
+        }
+        assert!(with("answer_timeout_ms = 900").is_err(), "SDKs do not wait so long");
+        assert!(with("answer_timeout_ms = 500\nconnection_timeout_ms = 400").is_err());
     }
 
     #[test]

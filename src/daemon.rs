@@ -25,6 +25,7 @@ use crate::config::{Config, ConfigError};
 use crate::session::{SessionError, Sessions};
 use crate::telemetry::{self, FilterHandle, TelemetryError};
 use crate::upload::{StartError, Uploads};
+use crate::vend::{self, VendError};
 
 /// What a stop may take beyond the drain, before the process ends all the same.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -66,6 +67,9 @@ pub enum DaemonError {
     /// The socket.
     #[error(transparent)]
     Listen(#[from] api::ListenError),
+    /// The credentials endpoint.
+    #[error("vend.listen: {0}")]
+    Vend(#[from] VendError),
     /// Something that must run forever has ended.
     #[error("{0} ended by itself: {1}")]
     Ended(&'static str, String),
@@ -86,7 +90,8 @@ pub struct Daemon {
     stop_api: CancellationToken,
     /// Ends everything else.
     stop: CancellationToken,
-    api: JoinSet<()>,
+    /// The API and the credentials endpoint, by name.
+    servers: JoinSet<&'static str>,
 }
 
 impl Daemon {
@@ -107,6 +112,7 @@ impl Daemon {
         prepare_state_dir(&config.state_dir)?;
         // The socket first: it tells whether another daemon lives here, before anything of its state is touched.
         let listener = api::Listener::open(&config.api).await?;
+        let endpoint = vend::Endpoint::open(&config.vend)?;
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
         let sessions =
@@ -134,12 +140,23 @@ impl Daemon {
                 identities: config.identities.into_iter().map(|identity| identity.name).collect(),
                 reloader: reloader.clone(),
             }),
+            endpoint_base: endpoint.as_ref().map(vend::Endpoint::url_base),
         };
-        let mut api = JoinSet::new();
+        let mut servers = JoinSet::new();
+        if let Some(endpoint) = endpoint {
+            let (sessions, stopped) = (sessions.clone(), stop_api.clone());
+            servers.spawn(async move {
+                endpoint.serve(sessions, stopped).await;
+                "the credentials endpoint"
+            });
+        }
         let stopped = stop_api.clone();
-        api.spawn(async move { api::serve(listener, &config.api, services, drain_timeout, stopped).await });
+        servers.spawn(async move {
+            api::serve(listener, &config.api, services, drain_timeout, stopped).await;
+            "the API"
+        });
         guard.disarm();
-        Ok(Self { socket_path, drain_timeout, sessions, uploads, reloader, stop_api, stop, api })
+        Ok(Self { socket_path, drain_timeout, sessions, uploads, reloader, stop_api, stop, servers })
     }
 
     /// Where it listens.
@@ -152,20 +169,21 @@ impl Daemon {
         &self.reloader
     }
 
-    /// Ends only when the API has ended by itself, which it must not.
+    /// Ends only when the API or the credentials endpoint has ended by itself, which neither must.
     pub async fn ended(&mut self) -> DaemonError {
-        let why = match self.api.join_next().await {
-            Some(Err(panic)) => panic.to_string(),
-            Some(Ok(())) | None => "nobody stopped it".to_owned(),
-        };
-        DaemonError::Ended("the API", why)
+        match self.servers.join_next().await {
+            Some(Err(panic)) => DaemonError::Ended("a server", panic.to_string()),
+            Some(Ok(name)) => DaemonError::Ended(name, "nobody stopped it".to_owned()),
+            None => DaemonError::Ended("the API", "it ended before".to_owned()),
+        }
     }
 
     /// Stops: no new calls, running ones end, parts in flight end (for the drain timeout at most), then the rest.
     pub async fn stop(mut self) {
         self.stop_api.cancel();
         // The API bounds its own drain; calls that wait for an upload end with the uploads' drain.
-        tokio::join!(self.api.join_next(), self.uploads.drain(self.drain_timeout));
+        let served = async { while self.servers.join_next().await.is_some() {} };
+        tokio::join!(served, self.uploads.drain(self.drain_timeout));
         self.sessions.shutdown().await;
         self.stop.cancel();
         self.uploads.release();

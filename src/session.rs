@@ -6,6 +6,7 @@ mod actor;
 mod codes;
 pub mod cognito_tokens;
 mod config;
+mod endpoint_token;
 mod event;
 mod failure;
 #[cfg(test)]
@@ -32,7 +33,7 @@ use secrecy::SecretString;
 use crate::credential::{CredentialSource, Credentials};
 
 pub use config::{Config, TokensConfig, TokensKind};
-pub use sessions::Sessions;
+pub use sessions::{EndpointRefusal, Sessions};
 
 /// `sessions/{id}`; the id is a ULID.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

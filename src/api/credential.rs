@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -9,22 +10,22 @@ use super::server::caller;
 use super::status::of_session;
 use super::v1::credential_service_server::CredentialService;
 use super::watch::{Answers, Next, answers};
-use super::{convert, names, v1};
+use super::{convert, names, status, v1};
 use crate::caller::Caller;
-use crate::clock::BootInstant;
 use crate::session::{ServedCredentials, SessionError, SessionId, Sessions};
 
 /// See the module.
 #[derive(Debug)]
 pub struct CredentialApi {
     sessions: Sessions,
+    endpoint_base: Option<String>,
     stop: CancellationToken,
 }
 
 impl CredentialApi {
-    /// Serves the credentials of `sessions`; streams end with `stop`.
-    pub fn new(sessions: Sessions, stop: CancellationToken) -> Self {
-        Self { sessions, stop }
+    /// Serves the credentials of `sessions`; a session's URL is `endpoint_base` and its id; streams end with `stop`.
+    pub fn new(sessions: Sessions, endpoint_base: Option<String>, stop: CancellationToken) -> Self {
+        Self { sessions, endpoint_base, stop }
     }
 }
 
@@ -73,6 +74,26 @@ impl CredentialService for CredentialApi {
         let served = self.sessions.tokens(&caller, id.as_ref()).await.map_err(|error| of_session(&error, FIELD))?;
         Ok(Response::new(convert::tokens(&served, request.include_access_token)))
     }
+
+    async fn create_credentials_endpoint(
+        &self,
+        request: Request<v1::CreateCredentialsEndpointRequest>,
+    ) -> Result<Response<v1::CreateCredentialsEndpointResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let id = names::session(FIELD, &request.session)?;
+        let base = self.endpoint_base.as_deref().ok_or_else(status::vending_disabled)?;
+        let (id, token) = self
+            .sessions
+            .endpoint_token(&caller, id.as_ref(), request.renew_token)
+            .await
+            .map_err(|error| of_session(&error, FIELD))?;
+        Ok(Response::new(v1::CreateCredentialsEndpointResponse {
+            url: format!("{base}{}", id.0),
+            authorization_token: token.expose_secret().to_owned(),
+            session: names::of_session(&id),
+        }))
+    }
 }
 
 /// The credentials of one session, as one stream shows them.
@@ -83,12 +104,12 @@ struct Rotation {
     sent: Mutex<Option<Shown>>,
 }
 
-/// What tells one answer from the next.
-type Shown = (BootInstant, bool, Option<String>);
+/// What tells one answer from the next: access key id, stale mark and why.
+type Shown = (String, bool, Option<String>);
 
 impl Rotation {
-    /// The credentials, where they are other than those sent last. While there are none the stream waits; it ends with
-    /// an error where there will be none.
+    /// The credentials, where they are other than those sent last. While there are none the stream waits; it ends where
+    /// the user signed out, and with an error where there will be none before the next sign-in.
     async fn next(&self) -> Next<v1::WatchAwsCredentialsResponse> {
         match self.sessions.credentials(&self.caller, Some(&self.id)).await {
             Ok(served) => {
@@ -100,7 +121,9 @@ impl Rotation {
                 *sent = Some(shown);
                 Next::Send(v1::WatchAwsCredentialsResponse { credentials: Some(convert::credentials(&served)) })
             }
-            Err(SessionError::Unavailable { .. }) if self.has_sent() => Next::Skip,
+            Err(error) if !self.has_sent() => Next::Fail(of_session(&error, FIELD)),
+            Err(_) if !self.sessions.vends(&self.id) => Next::End,
+            Err(SessionError::Unavailable { .. }) => Next::Skip,
             Err(error) => Next::Fail(of_session(&error, FIELD)),
         }
     }
@@ -111,5 +134,5 @@ impl Rotation {
 }
 
 fn shown(served: &ServedCredentials) -> Shown {
-    (served.credentials.deadline, served.stale, served.last_error.clone())
+    (served.credentials.access_key_id.clone(), served.stale, served.last_error.clone())
 }

@@ -82,6 +82,7 @@ reasons! {
     SessionLimitReached = "SESSION_LIMIT_REACHED", ResourceExhausted, "The device holds `max_sessions` sessions; sign one out.";
     NeedsSignIn = "NEEDS_SIGN_IN", Unauthenticated, "The session has ended upstream; the user must sign in again. Uploads wait.";
     CredentialsUnavailable = "CREDENTIALS_UNAVAILABLE", Unavailable, "No valid credentials now; try again after the delay.";
+    VendingDisabled = "VENDING_DISABLED", FailedPrecondition, "The daemon serves no credentials endpoint; the administrator sets `vend.listen`, or programs use `tidegate credentials` as `credential_process`.";
     IdentityChanged = "IDENTITY_CHANGED", FailedPrecondition, "The refresh gave another user, issuer, client or identity id; the session is parked. Sign in again.";
     UpstreamUnavailable = "UPSTREAM_UNAVAILABLE", Unavailable, "The directory or token service cannot be reached; try again after the delay.";
     UpstreamThrottled = "UPSTREAM_THROTTLED", Unavailable, "The directory or token service is throttling; try again after the delay.";

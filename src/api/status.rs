@@ -129,6 +129,13 @@ pub fn too_many_streams(scope: &str, limit: usize) -> Status {
     Failure::new(Reason::StreamLimitReached, message).with("limit", limit).retry_after(BUSY_RETRY).into_status()
 }
 
+/// There is no credentials endpoint.
+pub fn vending_disabled() -> Status {
+    let message = "this daemon serves no credentials endpoint: set vend.listen in its configuration and restart it, or \
+                   let programs use `tidegate credentials` as credential_process";
+    Failure::new(Reason::VendingDisabled, message).into_status()
+}
+
 /// Only root and admins may call `method`.
 pub fn not_admin(method: &str) -> Status {
     let message = format!("{method}: only root and api.admin_uids may call this");

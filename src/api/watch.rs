@@ -23,6 +23,8 @@ pub enum Next<T> {
     Skip,
     /// Send it and end.
     Last(T),
+    /// End without an error.
+    End,
     /// End with an error.
     Fail(Status),
 }
@@ -44,6 +46,7 @@ where
                 Next::Send(answer) => (Some(Ok(answer)), false),
                 Next::Skip => (None, false),
                 Next::Last(answer) => (Some(Ok(answer)), true),
+                Next::End => (None, true),
                 Next::Fail(status) => (Some(Err(status)), true),
             };
             if let Some(answer) = answer

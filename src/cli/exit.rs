@@ -255,6 +255,7 @@ fn hint_for(reason: &str) -> Option<&'static str> {
         "USER_NOT_CONFIRMED" => "confirm the account: tidegate confirm USERNAME CODE",
         "CODE_EXPIRED" => "get a new code: tidegate resend-code USERNAME",
         "PASSWORD_RESET_REQUIRED" => "reset the password: tidegate forgot-password USERNAME",
+        "VENDING_DISABLED" => "programs can use it as credential_process instead: tidegate credentials",
         "UPLOAD_NOT_FOUND" => "see yours: tidegate uploads",
         "DESTINATION_NOT_FOUND" | "DESTINATION_AMBIGUOUS" => "see them: tidegate status",
         "IDENTITY_NOT_FOUND" | "IDENTITY_AMBIGUOUS" => "see them: tidegate status",

@@ -7,7 +7,7 @@ use toml::de::DeTable;
 
 use super::reader::{Problem, Problems, Section};
 use super::{Config, DestinationConfig, IdentityConfig, StoreConfig};
-use crate::{api, credential, session, store, telemetry, upload};
+use crate::{api, credential, session, store, telemetry, upload, vend};
 
 const MIB: u64 = 1 << 20;
 /// As far as any time goes: 366 days.
@@ -79,10 +79,11 @@ fn root(mut root: Section<'_>) -> Config {
     let telemetry = read_telemetry(root.section("telemetry"));
     let session = read_session(root.section("session"), &state_dir);
     let upload = read_upload(root.section("upload"));
+    let vend = read_vend(root.section("vend"));
     let identities = named(&mut root, "identity", identity, |identity| &identity.name);
     let destinations = named(&mut root, "destination", destination, |destination| &destination.name);
     root.finish();
-    Config { state_dir, drain_timeout_ms, api, telemetry, session, upload, identities, destinations }
+    Config { state_dir, drain_timeout_ms, api, telemetry, session, upload, vend, identities, destinations }
 }
 
 /// Reads an array of tables whose names must differ and of which there must be one.
@@ -199,6 +200,24 @@ fn read_upload(mut table: Section<'_>) -> upload::Config {
     set(&mut config.spool_sync_interval_bytes, table.integer("spool_sync_interval_bytes", MIB..=1 << 30));
     if config.backoff_initial_ms > config.backoff_max_ms {
         table.problem("backoff_initial_ms", "must not be more than backoff_max_ms");
+    }
+    table.finish();
+    config
+}
+
+fn read_vend(mut table: Section<'_>) -> vend::Config {
+    let listen = table.parsed("listen", |text| match text.parse::<std::net::SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(address),
+        Ok(address) => Err(format!("{address} is not a loopback address: credentials never leave this machine")),
+        Err(_) => Err(format!("must be ADDRESS:PORT, for example \"127.0.0.1:9477\", is {text:?}")),
+    });
+    let mut config = vend::Config { listen, ..vend::Config::default() };
+    set(&mut config.max_connections, size(table.integer("max_connections", 1..=4_096)));
+    set(&mut config.max_header_bytes, size(table.integer("max_header_bytes", 8_192..=MIB)));
+    set(&mut config.connection_timeout_ms, table.integer("connection_timeout_ms", 100..=60_000));
+    set(&mut config.answer_timeout_ms, table.integer("answer_timeout_ms", 10..=800));
+    if config.answer_timeout_ms >= config.connection_timeout_ms {
+        table.problem("answer_timeout_ms", "must be less than connection_timeout_ms");
     }
     table.finish();
     config

@@ -2,6 +2,7 @@
 //! a time however many callers wait, and that a caller that goes away cancels nothing; must never hold credentials that
 //! the state machine has dropped.
 
+mod endpoint;
 mod shown;
 mod taken;
 
@@ -116,6 +117,7 @@ impl Actor {
         let (view, watcher) = watch::channel(view);
         let vending = known.draining_for.is_none();
         let handle = Handle::new(start.place, sender, watcher, vending, contents.identity_id.clone());
+        handle.endpoint.replace(contents.endpoint_token.as_ref());
         let handle = Arc::new(handle);
         let mut actor = Self {
             shared: Arc::clone(shared),
@@ -200,6 +202,7 @@ impl Actor {
             Command::SignOut { drain, everywhere, done } => {
                 self.handle.vending.store(false, Ordering::SeqCst);
                 self.everywhere |= everywhere;
+                self.close_endpoint();
                 self.happen(Event::SignOut { drain, everywhere }).await;
                 if self.ended {
                     self.ending.push(done);
@@ -220,6 +223,10 @@ impl Actor {
                 }
             }
             Command::LinkReturned => self.happen(Event::LinkReturned).await,
+            Command::EndpointToken { renew, done } => {
+                let outcome = self.endpoint_token(renew).await;
+                let _ = done.send(outcome);
+            }
         }
     }
 
@@ -257,8 +264,12 @@ impl Actor {
     }
 
     async fn signed_in(&mut self, tokens: TokenSet, username: String) -> Result<(), SessionError> {
-        let contents =
-            Contents { identity_id: self.contents.identity_id.clone(), ..Contents::of_sign_in(&tokens, username) };
+        let contents = Contents {
+            identity_id: self.contents.identity_id.clone(),
+            // Programs that live on the endpoint go on, unless the user had signed out.
+            endpoint_token: self.contents.endpoint_token.clone(),
+            ..Contents::of_sign_in(&tokens, username)
+        };
         // Durable before it counts: a full disk leaves the session as it was.
         self.shared.files.save(self.handle.place.clone(), contents.clone()).await?;
         self.contents = contents;
@@ -320,8 +331,8 @@ impl Actor {
         }
         if std::mem::take(&mut self.moved) {
             self.handle.other_user.store(self.machine.is_other_user(), Ordering::SeqCst);
-            self.copy_for_readers(now);
-            self.publish(now);
+            let rotated = self.copy_for_readers(now);
+            self.publish(now, rotated);
             self.answer_waiting(now);
         }
         let urgent = !self.waiting.is_empty();

@@ -14,6 +14,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::endpoint_token::EndpointToken;
 use super::seal::SealKey;
 use super::{RememberedDevice, SessionError, SessionKind};
 
@@ -58,6 +59,8 @@ pub struct Contents {
     pub device: Option<RememberedDevice>,
     /// The guest identity id whose objects stayed behind.
     pub merged_from: Option<String>,
+    /// What the session's credentials endpoint takes.
+    pub endpoint_token: Option<EndpointToken>,
     /// Since when the refresh token has been refused, milliseconds since 1970.
     pub refused_since_unix_ms: Option<i64>,
     /// Until when the session drains, milliseconds since 1970.
@@ -93,6 +96,8 @@ struct Plain {
     device: Option<PlainDevice>,
     #[serde(default)]
     merged_from: Option<String>,
+    #[serde(default)]
+    endpoint_token: Option<String>,
     refused_since_unix_ms: Option<i64>,
     draining_until_unix_ms: Option<i64>,
 }
@@ -107,6 +112,7 @@ struct PlainDevice {
 impl Drop for Plain {
     fn drop(&mut self) {
         self.refresh_token.zeroize();
+        self.endpoint_token.zeroize();
     }
 }
 
@@ -208,6 +214,7 @@ impl Inner {
             refresh_token: contents.refresh_token.as_ref().map(|token| token.expose_secret().to_owned()),
             device: contents.device.as_ref().map(PlainDevice::from),
             merged_from: contents.merged_from.clone(),
+            endpoint_token: contents.endpoint_token.as_ref().map(|token| token.secret().expose_secret().to_owned()),
             refused_since_unix_ms: contents.refused_since_unix_ms,
             draining_until_unix_ms: contents.draining_until_unix_ms,
         };
@@ -273,6 +280,7 @@ fn read_one(path: &Path, key: &SealKey) -> Result<Found, String> {
             refresh_token: plain.refresh_token.take().map(SecretString::from),
             device: plain.device.take().map(RememberedDevice::from),
             merged_from: plain.merged_from.take(),
+            endpoint_token: plain.endpoint_token.take().map(EndpointToken::kept),
             refused_since_unix_ms: plain.refused_since_unix_ms,
             draining_until_unix_ms: plain.draining_until_unix_ms,
         });

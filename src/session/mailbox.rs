@@ -2,6 +2,7 @@
 
 use tokio::sync::oneshot;
 
+use super::endpoint_token::EndpointToken;
 use super::event::Want;
 use super::{ServedCredentials, ServedTokens, SessionError, SessionView, TokenSet};
 
@@ -41,6 +42,13 @@ pub enum Command {
     UploadsDone(Answer<()>),
     /// The link is back.
     LinkReturned,
+    /// Somebody wants the token of the session's credentials endpoint.
+    EndpointToken {
+        /// A new one in any case.
+        renew: bool,
+        /// Answered once it is durable.
+        done: Answer<EndpointToken>,
+    },
 }
 
 impl Asker {

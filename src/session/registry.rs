@@ -18,7 +18,7 @@ use super::limiter::Limiter;
 use super::mailbox::{Answer, Asker, Command};
 use super::{
     Config, Identity, ServedCredentials, SessionError, SessionId, SessionKind, SessionView, TokenError, TokenSet,
-    TokenSource,
+    TokenSource, endpoint_token,
 };
 use crate::caller::Caller;
 use crate::clock::{BootInstant, Clock, unix_ms};
@@ -89,6 +89,8 @@ pub struct Handle {
     pub other_user: AtomicBool,
     /// Once known.
     pub identity_id: OnceLock<String>,
+    /// What the session's credentials endpoint takes.
+    pub endpoint: endpoint_token::Lock,
 }
 
 impl Handle {
@@ -109,6 +111,7 @@ impl Handle {
             vending: AtomicBool::new(vending),
             other_user: AtomicBool::new(false),
             identity_id: identity_id.map(OnceLock::from).unwrap_or_default(),
+            endpoint: endpoint_token::Lock::default(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What the other rooms call. Promises that signing in again gives the same session, that another uid's session does not
 //! exist, and that no credentials are given out once a sign-out has returned.
 
+mod endpoint;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::actor::Start;
 use super::files::Files;
 use super::mailbox::{Asker, Command};
-use super::registry::{Shared, SigningIn, stopping};
+use super::registry::{Handle, Shared, SigningIn, stopping};
 use super::{
     Config, Identity, ServedCredentials, ServedTokens, SessionError, SessionId, SessionView, SignInMethod,
     SignInProgress, SignInStep, SignOutUploads, TokenError, TokenSet,
@@ -21,6 +23,8 @@ use crate::caller::Caller;
 use crate::clock::Clock;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::{CacheResult, SignInOutcome};
+
+pub use endpoint::EndpointRefusal;
 
 /// Every session of this device; clones share it.
 #[derive(Debug, Clone)]
@@ -175,9 +179,12 @@ impl Sessions {
         caller: &Caller,
         id: Option<&SessionId>,
     ) -> Result<ServedCredentials, SessionError> {
-        let handle = self.0.find(caller, id)?;
+        self.credentials_of(&*self.0.find(caller, id)?).await
+    }
+
+    async fn credentials_of(&self, handle: &Handle) -> Result<ServedCredentials, SessionError> {
         if handle.vending.load(Ordering::SeqCst)
-            && let Some(served) = self.0.cached(&handle)
+            && let Some(served) = self.0.cached(handle)
         {
             return Ok(served);
         }

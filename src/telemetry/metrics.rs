@@ -66,6 +66,8 @@ metrics_table! {
         "Time and number of calls to the user pool, the identity pool and STS, by operation and outcome.";
     CREDENTIAL_CACHE = "tidegate_credential_cache_total", Counter, "{read}", ["result"],
         "Reads of session credentials: from memory, stale from memory, or after an upstream call.";
+    VEND_REQUESTS = "tidegate_vend_requests_total", Counter, "{request}", ["outcome"],
+        "Requests to the credentials endpoint on loopback, by outcome.";
     UPLOAD_TRANSITIONS = "tidegate_upload_transitions_total", Counter, "{transition}", ["state"],
         "Uploads that entered a state.";
     UPLOAD_DURATION = "tidegate_upload_duration_seconds", Histogram, "s", [],
@@ -204,6 +206,32 @@ label_values! {
 }
 
 label_values! {
+    /// What came of a request to the credentials endpoint.
+    VendOutcome {
+        /// Credentials.
+        Ok = "ok",
+        /// Credentials from before a refresh that failed.
+        Stale = "stale",
+        /// No token, or not the session's.
+        Unauthorized = "unauthorized",
+        /// Came through a proxy.
+        Forwarded = "forwarded",
+        /// Another host's name in the request.
+        WrongHost = "wrong_host",
+        /// Another method or path, or a body.
+        BadRequest = "bad_request",
+        /// The user must sign in again.
+        NeedsSignIn = "needs_sign_in",
+        /// None now.
+        Unavailable = "unavailable",
+        /// None in time.
+        TimedOut = "timed_out",
+        /// Somebody must mend the configuration or the disk.
+        Broken = "broken",
+    }
+}
+
+label_values! {
     /// A state that an upload entered.
     UploadStateLabel {
         /// Bytes arrive.
@@ -267,6 +295,7 @@ pub struct Metrics {
     sign_ins: Counter<u64>,
     upstream_duration: Histogram<f64>,
     credential_cache: Counter<u64>,
+    vend_requests: Counter<u64>,
     upload_transitions: Counter<u64>,
     upload_duration: Histogram<f64>,
     received_bytes: Counter<u64>,
@@ -315,6 +344,7 @@ impl Metrics {
             sign_ins: counter(SIGN_INS),
             upstream_duration: seconds(UPSTREAM_DURATION),
             credential_cache: counter(CREDENTIAL_CACHE),
+            vend_requests: counter(VEND_REQUESTS),
             upload_transitions: counter(UPLOAD_TRANSITIONS),
             upload_duration: seconds(UPLOAD_DURATION),
             received_bytes: counter(RECEIVED_BYTES),
@@ -385,6 +415,11 @@ impl Metrics {
         }
     }
 
+    /// A request to the credentials endpoint was answered.
+    pub fn vend_request(&self, outcome: VendOutcome) {
+        self.vend_requests.add(1, &[KeyValue::new("outcome", outcome.label())]);
+    }
+
     /// An upload entered a state.
     pub fn upload_entered(&self, state: UploadStateLabel) {
         self.upload_transitions.add(1, &[KeyValue::new("state", state.label())]);
@@ -452,6 +487,7 @@ impl Metrics {
         self.sign_in(SignInOutcome::Ok);
         self.upstream_call(UpstreamOperation::GetId, Outcome::Ok, second);
         self.credential_read(CacheResult::Hit);
+        self.vend_request(VendOutcome::Ok);
         self.upload_entered(UploadStateLabel::Queued);
         self.upload_stored_after(second);
         self.bytes_received(1);

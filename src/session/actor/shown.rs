@@ -15,9 +15,10 @@ use crate::telemetry::metrics;
 use crate::telemetry::metrics::SessionStateLabel;
 
 impl Actor {
-    pub(super) fn copy_for_readers(&mut self, now: BootInstant) {
-        let Some(serve_until) = self.machine.servable_until(now) else { return };
-        let Some(credentials) = self.served() else { return };
+    /// True where readers get something else than before.
+    pub(super) fn copy_for_readers(&mut self, now: BootInstant) -> bool {
+        let Some(serve_until) = self.machine.servable_until(now) else { return false };
+        let Some(credentials) = self.served() else { return false };
         let same = self.copied.as_ref().is_some_and(|(copied, last_error)| {
             Arc::ptr_eq(copied, &credentials.credentials) && *last_error == credentials.last_error
         });
@@ -26,16 +27,18 @@ impl Actor {
             self.shared.cache.insert(self.handle.serial, Arc::new(Served { serve_until, credentials }));
             self.shared.has_changed();
         }
+        !same
     }
 
-    pub(super) fn publish(&mut self, now: BootInstant) {
+    /// Shows the view; those who follow it hear of every rotation, also where new credentials end in the same second.
+    pub(super) fn publish(&mut self, now: BootInstant, rotated: bool) {
         let view = self.view_now(now);
         let mut moved = None;
         self.view.send_if_modified(|shown| {
             if view.state != shown.state {
                 moved = Some((shown.state, view.state));
             }
-            let changed = *shown != view;
+            let changed = rotated || *shown != view;
             *shown = view;
             changed
         });
