@@ -7,6 +7,7 @@ mod check_config;
 mod client;
 mod completions;
 mod confirm;
+mod credentials;
 #[cfg(feature = "local-cloud")]
 mod demo;
 pub mod exit;
@@ -70,6 +71,10 @@ enum Command {
     /// Start everything in a temporary directory and walk through the scenario.
     #[cfg(feature = "local-cloud")]
     Demo(demo::Args),
+    /// Play an app with AWS's SDK; for the demo and the tests.
+    #[cfg(feature = "local-cloud")]
+    #[command(hide = true)]
+    DemoApp(demo::sdk_app::Args),
 
     /// Create an account.
     SignUp(sign_up::Args),
@@ -92,6 +97,8 @@ enum Command {
     Refresh(refresh::Args),
     /// Print the session's JWTs for your own API.
     Tokens(tokens::Args),
+    /// Print the session's AWS credentials: for credential_process, a shell, or as an endpoint for any SDK.
+    Credentials(credentials::Args),
 
     /// Upload files.
     Upload(upload::Args),
@@ -178,6 +185,8 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::LocalCloud(args) => local_cloud::run(args, &output).await,
         #[cfg(feature = "local-cloud")]
         Command::Demo(args) => demo::run(args, &output).await,
+        #[cfg(feature = "local-cloud")]
+        Command::DemoApp(args) => Box::pin(demo::sdk_app::run(args, &output)).await,
         Command::Upload(args) => upload::run(args, &socket, &output).await,
         command => {
             let call = Box::pin(call(command, &socket, &output));
@@ -203,6 +212,7 @@ async fn call(command: Command, socket: &std::path::Path, output: &Output) -> Re
         Command::Sessions => sessions::run(&connect().await?, output).await,
         Command::Refresh(args) => refresh::run(args, &connect().await?, output).await,
         Command::Tokens(args) => tokens::run(args, &connect().await?, output).await,
+        Command::Credentials(args) => credentials::run(args, &connect().await?, output).await,
         Command::Uploads(args) => uploads::run(args, &connect().await?, output).await,
         Command::Watch(args) => watch::run(args, &connect().await?, output).await,
         Command::Cancel(args) => cancel::run(args, &connect().await?, output).await,

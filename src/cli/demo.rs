@@ -5,6 +5,7 @@ mod aws;
 mod camera;
 mod play;
 mod program;
+pub mod sdk_app;
 mod stage;
 
 use serde_json::json;

@@ -23,6 +23,19 @@ pub fn session(session: &v1::Session) -> Value {
     })
 }
 
+/// AWS credentials; only for where they were asked for.
+pub fn credentials(credentials: &v1::AwsCredentials) -> Value {
+    json!({
+        "access_key_id": credentials.access_key_id,
+        "secret_access_key": credentials.secret_access_key,
+        "session_token": or_null(&credentials.session_token),
+        "expire_time": time(credentials.expire_time.as_ref()),
+        "stale": credentials.stale,
+        "last_error": or_null(&credentials.last_error),
+        "identity_id": or_null(&credentials.identity_id),
+    })
+}
+
 /// An upload.
 pub fn upload(upload: &v1::Upload) -> Value {
     let object = upload.object.as_ref().map(|object| {

@@ -42,3 +42,5 @@ mod telemetry;
 mod two_uids;
 #[cfg(feature = "local-cloud")]
 mod uploads;
+#[cfg(feature = "local-cloud")]
+mod vending;

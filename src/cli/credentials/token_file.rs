@@ -1,0 +1,82 @@
+//! The file that `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE` names. Promises that only its owner can read it, that it is
+//! whole at every moment, and that it has no newline, which SDKs would send along.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::super::exit::CliError;
+
+/// Where the token of `session` ("sessions/…") goes where nobody says: a directory of the user's own, in memory.
+///
+/// # Errors
+/// `Exit::Usage` where there is no such directory.
+pub(super) fn default_path(session: &str) -> Result<PathBuf, CliError> {
+    let id = session.rsplit('/').next().unwrap_or_default();
+    let dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let dir = dir.ok_or_else(|| CliError::usage("XDG_RUNTIME_DIR is not set: say where with --token-file PATH"))?;
+    Ok(dir.join(format!("tidegate-{id}.token")))
+}
+
+/// Writes the token; answers the absolute path, which a program finds from wherever it runs.
+///
+/// # Errors
+/// `Exit::Failed`, with what stands in the way; what was there before is whole then.
+pub(super) fn write(path: &Path, token: &str) -> Result<PathBuf, CliError> {
+    let failed = |error: std::io::Error| {
+        CliError::failed(format!("cannot write the token to {}: {error}", path.display()))
+            .hint("name a file in a directory of your own with --token-file")
+    };
+    let path = std::path::absolute(path).map_err(failed)?;
+    let name = path.file_name().ok_or_else(|| failed(std::io::ErrorKind::IsADirectory.into()))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(hidden);
+    // Left behind by a process of the same number; nothing of another user's can be in its place afterwards.
+    let _ = std::fs::remove_file(&temporary);
+    let written = write_new(&temporary, token).and_then(|()| std::fs::rename(&temporary, &path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written.map_err(failed)?;
+    Ok(path)
+}
+
+fn write_new(path: &Path, token: &str) -> std::io::Result<()> {
+    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(token.as_bytes())?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_file_is_its_owners_has_no_newline_and_replaces_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("token"), dir.path().join("victim"));
+        std::fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert_eq!(write(&path, "secret").unwrap(), path);
+        assert_eq!(std::fs::read(&path).unwrap(), b"secret");
+        assert_eq!(std::fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious", "a link is replaced, not followed");
+        write(&path, "another").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"another");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = write(&dir.path().join("none/token"), "secret").unwrap_err();
+        assert!(error.message().contains("none/token") && !error.message().contains("secret"), "{error:?}");
+        assert!(write(Path::new("/"), "secret").is_err());
+    }
+}
