@@ -44,6 +44,8 @@ pub struct IdentityConfig {
     pub name: String,
     /// Tiers hang on the role: flows where the client names the role are refused.
     pub tiered: bool,
+    /// Guests may sign in.
+    pub guests: bool,
     /// `[identity.tokens]`.
     pub tokens: session::TokensConfig,
     /// `[identity.credentials]`.
@@ -207,6 +209,35 @@ mod tests {
         }
         assert!(with("answer_timeout_ms = 900").is_err(), "SDKs do not wait so long");
         assert!(with("answer_timeout_ms = 500\nconnection_timeout_ms = 400").is_err());
+    }
+
+    #[test]
+    fn device_accounts_have_a_password_somewhere_else_and_somebody_who_may_use_them() {
+        let account = "\n[[service_session]]\nname = \"kiosk\"\nallowed_uids = [7]\nusername = \"kiosk\"\n";
+        let config = Config::parse(&format!("{MINIMAL}{account}password_credential = \"kiosk\"\n")).unwrap();
+        let service = &config.session.services[0];
+        assert_eq!((service.identity.as_str(), service.allowed_uids.as_slice()), ("app", [7].as_slice()));
+        let wrong = [
+            ("", "password_file: is missing"),
+            ("password = \"canary\"", "password: unknown key"),
+            ("password_credential = \"../x\"", "must be the name of a systemd credential"),
+            ("password_file = \"relative\"", "must be an absolute path"),
+            ("password_file = \"/p\"\npassword_credential = \"p\"", "must be left out"),
+            ("password_file = \"/p\"\nidentity = \"other\"", "identity: must be the name of an identity: app"),
+        ];
+        for (lines, why) in wrong {
+            let problems = Config::parse(&format!("{MINIMAL}{account}{lines}\n")).unwrap_err();
+            assert!(problems.iter().any(|problem| problem.to_string().contains(why)), "{why}: {problems:?}");
+        }
+        let nobody = format!("{MINIMAL}{account}password_file = \"/p\"\n").replace("[7]", "[]");
+        assert!(Config::parse(&nobody).unwrap_err()[0].message.contains("at least one uid"));
+        let twice = format!("{MINIMAL}{account}password_file = \"/p\"\n{account}password_file = \"/p\"\n");
+        assert!(Config::parse(&twice).unwrap_err()[0].message.contains("more than once"));
+        let guests = MINIMAL
+            .replace("\"app\"\n", "\"app\"\nguests = true\ntiered = false\n")
+            .replace("cognito_identity_pool\"", "web_identity\"\nrole_arn = \"arn:aws:iam::1:role/x\"");
+        let problems = Config::parse(&guests).unwrap_err();
+        assert!(problems[0].message.contains("only an identity pool takes guests"), "{problems:?}");
     }
 
     #[test]

@@ -5,12 +5,14 @@ pub(crate) mod aws;
 pub mod basic;
 pub(crate) mod codes;
 pub mod cognito;
+pub mod secret_place;
 pub mod web_identity;
 
 use std::time::SystemTime;
 
 use secrecy::SecretString;
 
+pub use self::secret_place::SecretPlace;
 use crate::clock::BootInstant;
 
 /// AWS credentials of one user. Secrets are zeroised on drop and redacted in `Debug`.
@@ -55,6 +57,17 @@ pub trait CredentialSource: Send + Sync + std::fmt::Debug + 'static {
     /// # Errors
     /// By what to do about it: see [`CredentialErrorKind`].
     async fn credentials(&self, identity_id: &str, login: Option<&Login>) -> Result<Credentials, CredentialError>;
+
+    /// Offers a guest's identity id for this login, before its first [`CredentialSource::identity_id`]: where the login
+    /// has no identity yet, the guest's becomes the user's. Answers what the login's identity id is from now on. Asked
+    /// again after a failure, it comes to the same.
+    ///
+    /// # Errors
+    /// By what to do about it: see [`CredentialErrorKind`].
+    async fn link(&self, guest_identity_id: &str, login: &Login) -> Result<String, CredentialError> {
+        let _ = guest_identity_id;
+        self.identity_id(Some(login)).await
+    }
 
     /// True where the client names the role: refused for identities marked `tiered`.
     fn client_names_role(&self) -> bool;

@@ -12,12 +12,14 @@ mod failure;
 #[cfg(test)]
 mod fake;
 mod files;
+mod guests;
 mod jwks;
 mod limiter;
 mod mailbox;
 mod registry;
 mod schedule;
 mod seal;
+mod service;
 mod sessions;
 mod state;
 #[cfg(test)]
@@ -32,7 +34,7 @@ use secrecy::SecretString;
 
 use crate::credential::{CredentialSource, Credentials};
 
-pub use config::{Config, TokensConfig, TokensKind};
+pub use config::{Config, ServiceConfig, ServiceLogin, TokensConfig, TokensKind};
 pub use sessions::{EndpointRefusal, Sessions};
 
 /// `sessions/{id}`; the id is a ULID.
@@ -160,6 +162,8 @@ pub enum SignInMethod {
         /// The password.
         password: SecretString,
     },
+    /// As nobody, by the identity pool's unauthenticated role.
+    Guest,
     /// By tokens that the app has already.
     Tokens {
         /// The ID token.
@@ -195,6 +199,8 @@ pub struct Identity {
     pub credentials: Arc<dyn CredentialSource>,
     /// Only for tests against other clouds: lets a tiered identity use a source where the client names the role.
     pub allow_client_role_choice: bool,
+    /// Guests may sign in.
+    pub guests: bool,
 }
 
 /// The tokens of one user, as a source gave them.
@@ -250,7 +256,7 @@ pub struct Challenge {
 }
 
 /// What a refresh is made with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RefreshGrant {
     /// The refresh token; absent where the source needs none.
     pub refresh_token: Option<SecretString>,
@@ -281,6 +287,11 @@ pub struct IdClaims {
 pub trait TokenSource: Send + Sync + std::fmt::Debug + 'static {
     /// The identity pool's login key for this source's tokens.
     fn provider(&self) -> &str;
+    /// True where [`TokenSource::refresh`] gives tokens without a refresh token and without a user: a device's own
+    /// tokens, which only the service sessions of the configuration may use.
+    fn needs_no_user(&self) -> bool {
+        false
+    }
     /// Signs a user in by password; `device` is what the pool remembers of an earlier sign-in here.
     ///
     /// # Errors
@@ -410,6 +421,18 @@ pub enum SessionError {
     /// The refresh gave another user, issuer, client or identity id.
     #[error("{0}")]
     IdentityChanged(String),
+    /// The identity, or its pool, takes no guests.
+    #[error("{0}")]
+    GuestsRefused(String),
+    /// A guest has no JWTs.
+    #[error("a guest has no tokens: sign a user in to get some")]
+    GuestHasNoTokens,
+    /// Callers cannot end a session of the configuration.
+    #[error(
+        "service session {0:?} is the device's own account: only the administrator ends it, by taking it out of the \
+         configuration"
+    )]
+    ServiceSession(String),
     /// The state directory failed.
     #[error("{0}")]
     Storage(String),

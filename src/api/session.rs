@@ -157,7 +157,7 @@ fn sign_in_method(method: Option<v1::sign_in_request::Method>) -> Result<SignInM
                 refresh_token: secret(given.refresh_token),
             })
         }
-        Some(Method::Guest(_)) => Err(not_built("SessionService/SignIn by guest")),
+        Some(Method::Guest(_)) => Ok(SignInMethod::Guest),
     }
 }
 

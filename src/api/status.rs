@@ -191,6 +191,9 @@ pub fn of_session(error: &SessionError, path: &str) -> Status {
         SessionError::Configuration(_) => failure(Reason::UpstreamMisconfigured),
         SessionError::IdentityChanged(_) => failure(Reason::IdentityChanged),
         SessionError::Storage(_) => failure(Reason::StorageFailed),
+        SessionError::GuestsRefused(_) => failure(Reason::GuestsNotAllowed),
+        SessionError::GuestHasNoTokens => failure(Reason::GuestHasNoTokens),
+        SessionError::ServiceSession(name) => failure(Reason::ServiceSessionStays).with("service", name),
     }
     .into_status()
 }

@@ -1,13 +1,15 @@
 //! The document's tables, one function each: which keys there are, their ranges, and what fits together.
 
+mod identity;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use toml::de::DeTable;
 
 use super::reader::{Problem, Problems, Section};
-use super::{Config, DestinationConfig, IdentityConfig, StoreConfig};
-use crate::{api, credential, session, store, telemetry, upload, vend};
+use super::{Config, DestinationConfig, StoreConfig};
+use crate::{api, session, store, telemetry, upload, vend};
 
 const MIB: u64 = 1 << 20;
 /// As far as any time goes: 366 days.
@@ -77,11 +79,12 @@ fn root(mut root: Section<'_>) -> Config {
     daemon.finish();
     let api = read_api(root.section("api"));
     let telemetry = read_telemetry(root.section("telemetry"));
-    let session = read_session(root.section("session"), &state_dir);
+    let mut session = read_session(root.section("session"), &state_dir);
     let upload = read_upload(root.section("upload"));
     let vend = read_vend(root.section("vend"));
-    let identities = named(&mut root, "identity", identity, |identity| &identity.name);
+    let identities = named(&mut root, "identity", identity::read, |identity| &identity.name);
     let destinations = named(&mut root, "destination", destination, |destination| &destination.name);
+    session.services = identity::read_services(&mut root, &identities);
     root.finish();
     Config { state_dir, drain_timeout_ms, api, telemetry, session, upload, vend, identities, destinations }
 }
@@ -97,7 +100,10 @@ fn named<'a, T>(
     if sections.is_empty() {
         root.problem(key, format!("is missing: there must be at least one [[{key}]]"));
     }
-    let items: Vec<T> = sections.into_iter().map(read).collect();
+    uniquely_named(root, key, sections.into_iter().map(read).collect(), name)
+}
+
+fn uniquely_named<T>(root: &Section<'_>, key: &'static str, items: Vec<T>, name: fn(&T) -> &String) -> Vec<T> {
     for (index, item) in items.iter().enumerate() {
         let is_again = items[..index].iter().any(|other| name(other) == name(item));
         if is_again && !name(item).is_empty() {
@@ -172,6 +178,7 @@ fn read_session(mut table: Section<'_>, state_dir: &std::path::Path) -> session:
     set(&mut config.sign_in_wait_ms, table.integer("sign_in_wait_ms", 0..=60_000));
     set(&mut config.max_waiters_per_session, size(table.integer("max_waiters_per_session", 1..=1_000_000)));
     set(&mut config.connect_timeout_ms, table.integer("connect_timeout_ms", 100..=60_000));
+    set(&mut config.guest_hand_over_wait_ms, table.integer("guest_hand_over_wait_ms", 0..=60_000));
     set(&mut config.call_timeout_ms, table.integer("call_timeout_ms", 100..=300_000));
     if config.backoff_initial_ms > config.backoff_max_ms {
         table.problem("backoff_initial_ms", "must not be more than backoff_max_ms");
@@ -220,66 +227,6 @@ fn read_vend(mut table: Section<'_>) -> vend::Config {
         table.problem("answer_timeout_ms", "must be less than connection_timeout_ms");
     }
     table.finish();
-    config
-}
-
-fn identity(mut table: Section<'_>) -> IdentityConfig {
-    let name = table.required_string("name");
-    let tiered = table.boolean("tiered").unwrap_or(true);
-    let tokens = read_tokens(table.section("tokens"));
-    let mut source = table.section("credentials");
-    let credentials = read_source(&mut source);
-    let names_role = credentials.kind != credential::SourceKind::CognitoIdentityPool;
-    if names_role && tiered && !credentials.allow_client_role_choice {
-        let why = "the client names the role here, so a tiered identity refuses it: with tiers use \
-                   \"cognito_identity_pool\"; without tiers say tiered = false";
-        source.problem("kind", why);
-    }
-    source.finish();
-    table.finish();
-    IdentityConfig { name, tiered, tokens, credentials }
-}
-
-fn read_tokens(mut table: Section<'_>) -> session::TokensConfig {
-    let kinds = [("cognito_user_pool", session::TokensKind::CognitoUserPool)];
-    let config = session::TokensConfig {
-        kind: table.choice("kind", &kinds).unwrap_or_default(),
-        region: table.required_string("region"),
-        user_pool_id: table.required_string("user_pool_id"),
-        client_id: table.required_string("client_id"),
-        endpoint_url: table.string("endpoint_url"),
-        issuer: table.string("issuer"),
-        jwks_url: table.string("jwks_url"),
-    };
-    table.finish();
-    config
-}
-
-fn read_source(table: &mut Section<'_>) -> credential::SourceConfig {
-    let kinds = [
-        ("cognito_identity_pool", credential::SourceKind::CognitoIdentityPool),
-        ("cognito_identity_pool_basic", credential::SourceKind::CognitoIdentityPoolBasic),
-        ("web_identity", credential::SourceKind::WebIdentity),
-    ];
-    let config = credential::SourceConfig {
-        kind: table.choice("kind", &kinds).unwrap_or_default(),
-        region: table.required_string("region"),
-        identity_pool_id: table.string("identity_pool_id"),
-        endpoint_url: table.string("endpoint_url"),
-        role_arn: table.string("role_arn"),
-        allow_client_role_choice: table.boolean("allow_client_role_choice").unwrap_or(false),
-    };
-    let needs_pool = config.kind != credential::SourceKind::WebIdentity;
-    if needs_pool && config.identity_pool_id.is_none() {
-        table.problem("identity_pool_id", "is missing");
-    }
-    let needs_role = config.kind != credential::SourceKind::CognitoIdentityPool;
-    if needs_role && config.role_arn.is_none() {
-        table.problem("role_arn", "is missing: this kind names the role");
-    }
-    if !needs_role && config.role_arn.is_some() {
-        table.problem("role_arn", "must be left out: the identity pool chooses the role from the token");
-    }
     config
 }
 

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use aws_sdk_cognitoidentity::operation::get_credentials_for_identity::GetCredentialsForIdentityOutput;
 use secrecy::ExposeSecret as _;
 
-use super::aws::{self, Refused, Route, sdk_config};
+use super::aws::{self, DateProbe, Refused, Route, sdk_config};
 use super::{CredentialError, CredentialErrorKind, CredentialSource, Credentials, Login, SetupError, SourceConfig};
 use crate::clock::Clock;
 use crate::telemetry::metrics::UpstreamOperation;
@@ -44,12 +45,8 @@ impl CredentialSource for EnhancedFlow {
     }
 
     async fn credentials(&self, identity_id: &str, login: Option<&Login>) -> Result<Credentials, CredentialError> {
-        let (began, probe) = (Instant::now(), self.route.probe());
-        let call = self.client.get_credentials_for_identity().identity_id(identity_id).set_logins(logins(login));
-        let reply = call.customize().interceptor(probe.clone()).send().await;
-        let reply = reply.map_err(|error| Refused::of("GetCredentialsForIdentity", &error));
-        aws::record(UpstreamOperation::GetCredentials, began, &reply);
-        let reply = reply.map_err(Refused::into_credential_error)?;
+        let probe = self.route.probe();
+        let reply = self.get_credentials(identity_id, login, &probe).await?;
         if reply.identity_id.as_deref().is_some_and(|id| id != identity_id) {
             return Err(CredentialError {
                 kind: CredentialErrorKind::IdentityMoved,
@@ -65,8 +62,45 @@ impl CredentialSource for EnhancedFlow {
         aws::credentials(&probe, key, secret, token, *end)
     }
 
+    async fn link(&self, guest_identity_id: &str, login: &Login) -> Result<String, CredentialError> {
+        // Where the login has an identity already, the reply is about that one, and the guest's is merged into it.
+        match self.get_credentials(guest_identity_id, Some(login), &self.route.probe()).await {
+            Ok(reply) => Ok(reply.identity_id.unwrap_or_else(|| guest_identity_id.to_owned())),
+            Err(error) => own_id_instead(self, error, login).await,
+        }
+    }
+
     fn client_names_role(&self) -> bool {
         false
+    }
+}
+
+impl EnhancedFlow {
+    async fn get_credentials(
+        &self,
+        identity_id: &str,
+        login: Option<&Login>,
+        probe: &DateProbe,
+    ) -> Result<GetCredentialsForIdentityOutput, CredentialError> {
+        let began = Instant::now();
+        let call = self.client.get_credentials_for_identity().identity_id(identity_id).set_logins(logins(login));
+        let reply = call.customize().interceptor(probe.clone()).send().await;
+        let reply = reply.map_err(|error| Refused::of("GetCredentialsForIdentity", &error));
+        aws::record(UpstreamOperation::GetCredentials, began, &reply);
+        reply.map_err(Refused::into_credential_error)
+    }
+}
+
+/// What an offer that was not taken leaves: the login's own identity id, where the refusal is final.
+pub(super) async fn own_id_instead(
+    source: &impl CredentialSource,
+    refusal: CredentialError,
+    login: &Login,
+) -> Result<String, CredentialError> {
+    match refusal.kind {
+        // Nobody knows whether the offer was taken: asked again, it comes to the same.
+        CredentialErrorKind::Transient | CredentialErrorKind::Throttled => Err(refusal),
+        _ => source.identity_id(Some(login)).await,
     }
 }
 

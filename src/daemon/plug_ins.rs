@@ -100,6 +100,7 @@ fn build_identity(
         tokens,
         credentials,
         allow_client_role_choice: source.allow_client_role_choice,
+        guests: identity.guests,
     })
 }
 

@@ -15,13 +15,14 @@ use tokio::sync::{mpsc, watch};
 use self::shown::label;
 use super::event::{Call, Effect, Event, Known, Reply};
 use super::files::{Contents, Place};
-use super::mailbox::{Answer, Asker, Command};
+use super::guests::Offer;
+use super::mailbox::{Answer, Asker, Command, SignIn};
 use super::registry::{Handle, Shared};
 use super::state::Machine;
 use super::upstream::{self, Outcome};
-use super::{Identity, SessionError, SessionId, SessionView, TokenSet};
+use super::{Identity, RefreshGrant, ServiceConfig, SessionError, SessionId, SessionKind, SessionView, TokenSet};
 use crate::clock::{BootInstant, from_unix_ms, unix_ms};
-use crate::credential::Credentials;
+use crate::credential::{Credentials, Login};
 use crate::telemetry::metrics;
 
 /// The longest sleep: the runtime's timers do not count suspend, the boot clock does.
@@ -48,6 +49,10 @@ pub struct Start {
     pub tokens: Option<TokenSet>,
     /// Its identity.
     pub identity: Identity,
+    /// What a guest leaves to the user who signed in just now.
+    pub offer: Option<Offer>,
+    /// The device account, for a service session.
+    pub service: Option<Arc<ServiceConfig>>,
 }
 
 /// The task.
@@ -55,6 +60,9 @@ pub struct Actor {
     shared: Arc<Shared>,
     handle: Arc<Handle>,
     identity: Identity,
+    service: Option<Arc<ServiceConfig>>,
+    /// Until the identity id is known.
+    offer: Option<Offer>,
     machine: Machine,
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<SessionView>,
@@ -81,28 +89,35 @@ impl Actor {
         let (now, wall) = (shared.clock.boot(), shared.clock.wall());
         let readable = start.contents.is_some();
         let contents = start.contents.unwrap_or_default();
+        let kind = start.place.kind;
         let known = Known {
-            can_refresh: contents.refresh_token.is_some() && start.tokens.is_none(),
+            guest: kind == SessionKind::Guest,
+            can_refresh: start.service.is_some() || (contents.refresh_token.is_some() && start.tokens.is_none()),
             identity_id: contents.identity_id.is_some(),
             refused_for: contents.refused_since_unix_ms.map(|since| between(from_unix_ms(since), wall)),
             draining_for: contents.draining_until_unix_ms.map(|until| between(wall, from_unix_ms(until))),
         };
-        let last_error = if !readable {
+        let last_error = if !readable && kind != SessionKind::Service {
             Some("what was kept of this session cannot be opened with the seal key of now".to_owned())
-        } else if start.tokens.is_none() && contents.refresh_token.is_none() {
+        } else if kind == SessionKind::User && start.tokens.is_none() && contents.refresh_token.is_none() {
             Some("this session has no refresh token, so it ended with the daemon's restart".to_owned())
         } else if known.refused_for.is_some() {
-            Some("the user pool refuses the refresh token".to_owned())
+            Some("the sign-in was refused before the daemon's restart".to_owned())
         } else {
             None
         };
-        let machine = Machine::new(shared.limits, rand::random(), now, known);
+        let mut limits = shared.limits;
+        if kind == SessionKind::Service {
+            // There is nothing to give up: the account can sign itself in at any time.
+            limits.refused_wipe_after = Duration::MAX;
+        }
+        let machine = Machine::new(limits, rand::random(), now, known);
         let (sender, commands) = mpsc::channel(256);
         let view = SessionView {
             id: SessionId(start.place.id.clone()),
-            kind: start.place.kind,
+            kind,
             identity: start.place.identity.clone(),
-            subject: start.place.subject.clone(),
+            subject: contents.subject.clone().unwrap_or_else(|| start.place.subject.clone()),
             username: contents.username.clone(),
             owner_uid: start.place.owner_uid,
             state: machine.state(now),
@@ -111,18 +126,24 @@ impl Actor {
             create_time: from_unix_ms(start.place.create_time_unix_ms),
             credentials_expire_time: None,
             last_error: last_error.clone(),
-            merged_from: contents.merged_from.clone(),
+            merged_from: contents.stayed_behind(),
         };
         metrics().session_moved(None, Some(label(view.state)));
         let (view, watcher) = watch::channel(view);
         let vending = known.draining_for.is_none();
-        let handle = Handle::new(start.place, sender, watcher, vending, contents.identity_id.clone());
+        let uids = match &start.service {
+            Some(account) => account.allowed_uids.clone(),
+            None => vec![start.place.owner_uid],
+        };
+        let handle = Handle::new(start.place, uids, sender, watcher, vending, contents.identity_id.clone());
         handle.endpoint.replace(contents.endpoint_token.as_ref());
         let handle = Arc::new(handle);
         let mut actor = Self {
             shared: Arc::clone(shared),
             handle: Arc::clone(&handle),
             identity: start.identity,
+            service: start.service,
+            offer: start.offer,
             machine,
             commands,
             view,
@@ -195,9 +216,14 @@ impl Actor {
     async fn told(&mut self, command: Command) {
         match command {
             Command::Ask(asker) => self.asked(asker).await,
-            Command::SignedIn(tokens, username, done) => {
-                let outcome = self.signed_in(*tokens, username).await;
+            Command::SignedIn(sign_in, done) => {
+                let outcome = self.signed_in(*sign_in).await;
                 let _ = done.send(outcome);
+            }
+            Command::GuestSignedIn(done) => {
+                self.last_error = None;
+                self.happen(Event::GuestSignedIn).await;
+                let _ = done.send(Ok(()));
             }
             Command::SignOut { drain, everywhere, done } => {
                 self.handle.vending.store(false, Ordering::SeqCst);
@@ -263,9 +289,12 @@ impl Actor {
         }
     }
 
-    async fn signed_in(&mut self, tokens: TokenSet, username: String) -> Result<(), SessionError> {
+    async fn signed_in(&mut self, sign_in: SignIn) -> Result<(), SessionError> {
+        let SignIn { tokens, username, offer } = sign_in;
+        let left = offer.as_ref().map(|offer| offer.guest_identity_id.clone());
         let contents = Contents {
             identity_id: self.contents.identity_id.clone(),
+            merged_from: left.or_else(|| self.contents.merged_from.clone()),
             // Programs that live on the endpoint go on, unless the user had signed out.
             endpoint_token: self.contents.endpoint_token.clone(),
             ..Contents::of_sign_in(&tokens, username)
@@ -273,6 +302,7 @@ impl Actor {
         // Durable before it counts: a full disk leaves the session as it was.
         self.shared.files.save(self.handle.place.clone(), contents.clone()).await?;
         self.contents = contents;
+        self.offer = offer;
         self.last_error = None;
         self.everywhere = false;
         let event = Event::SignedIn {
@@ -282,6 +312,7 @@ impl Actor {
         self.tokens = Some(tokens);
         self.happen(event).await;
         self.handle.vending.store(true, Ordering::SeqCst);
+        tracing::info!(session = %self.handle.place.id, "signed in again");
         self.shared.has_changed();
         Ok(())
     }
@@ -317,8 +348,20 @@ impl Actor {
 
     /// Begins a call; see [`upstream::call`].
     fn begin(&mut self, call: Call) {
-        let subject = &self.handle.place.subject;
-        let secrets = upstream::Secrets::of(&self.identity, subject, self.tokens.as_ref(), &self.contents);
+        let secrets = upstream::Secrets {
+            login: self.tokens.as_ref().map(|set| Login {
+                provider: self.identity.tokens.provider().to_owned(),
+                subject: set.claims.subject.clone(),
+                id_token: set.id_token.clone(),
+            }),
+            grant: RefreshGrant {
+                refresh_token: self.contents.refresh_token.clone(),
+                device: self.contents.device.clone(),
+            },
+            identity_id: self.contents.identity_id.clone(),
+            service: self.service.clone(),
+            offer: self.offer.clone(),
+        };
         let urgent = self.urgent.subscribe();
         self.pending = Some(upstream::call(&self.shared, &self.identity, secrets, urgent, call));
     }
@@ -418,6 +461,13 @@ impl Contents {
             device: tokens.device.clone(),
             ..Self::default()
         }
+    }
+
+    /// The guest identity id whose objects stayed behind; none while it may still become the user's own, and none where
+    /// it has.
+    pub fn stayed_behind(&self) -> Option<String> {
+        let own = self.identity_id.as_ref()?;
+        self.merged_from.clone().filter(|guest| guest != own)
     }
 }
 

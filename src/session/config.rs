@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::credential::SecretPlace;
+
 /// `[session]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -46,6 +48,10 @@ pub struct Config {
     pub connect_timeout_ms: u64,
     /// How long a call to AWS may take in all.
     pub call_timeout_ms: u64,
+    /// How long a sign-in waits for a guest's uploads, so that the guest's identity id can become the user's.
+    pub guest_hand_over_wait_ms: u64,
+    /// `[[service_session]]`.
+    pub services: Vec<ServiceConfig>,
 }
 
 impl Default for Config {
@@ -71,8 +77,37 @@ impl Default for Config {
             max_waiters_per_session: 16_384,
             connect_timeout_ms: 3_000,
             call_timeout_ms: 10_000,
+            guest_hand_over_wait_ms: 5_000,
+            services: Vec::new(),
         }
     }
+}
+
+/// `[[service_session]]`: a device account that signs itself in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// Its name; the session keeps its id as long as name, identity and account stay the same.
+    pub name: String,
+    /// The identity's name.
+    pub identity: String,
+    /// The uids that may use it.
+    pub allowed_uids: Vec<u32>,
+    /// How it signs in.
+    pub login: ServiceLogin,
+}
+
+/// How a service session signs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceLogin {
+    /// By name and password.
+    Password {
+        /// The account's name.
+        username: String,
+        /// Where its password is.
+        password: SecretPlace,
+    },
+    /// By the tokens that the identity's source has of its own.
+    Source,
 }
 
 /// The kinds of token source.

@@ -72,6 +72,8 @@ pub enum Event {
         /// There is a refresh token.
         can_refresh: bool,
     },
+    /// A guest signed in (again): there are no tokens, and the identity id is known.
+    GuestSignedIn,
     /// The user signs out.
     SignOut {
         /// Uploads are sent first.
@@ -116,6 +118,8 @@ pub enum Refusal {
     Configuration,
     /// Parked, because an answer was about somebody else.
     OtherUser,
+    /// A guest has no tokens.
+    Guest,
 }
 
 /// The answer to a want.
@@ -186,7 +190,9 @@ impl From<&Config> for Limits {
 /// What is known of a session when its machine starts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Known {
-    /// There is a refresh token.
+    /// A guest: there are no tokens, and none are needed.
+    pub guest: bool,
+    /// Tokens can be had without the user: there is a refresh token, or a device account signs itself in.
     pub can_refresh: bool,
     /// The identity id is known.
     pub identity_id: bool,

@@ -39,6 +39,7 @@ pub fn session_error(refusal: Refusal, why: Option<String>) -> SessionError {
             Some(why) => format!("the user must sign in again: {why}"),
             None => "the user must sign in again: the tokens have ended".to_owned(),
         }),
+        Refusal::Guest => SessionError::GuestHasNoTokens,
         Refusal::SignedOut => SessionError::NeedsSignIn("this session is signed out: sign in again".to_owned()),
         Refusal::Unavailable { retry_after } => SessionError::Unavailable {
             message: why.unwrap_or_else(|| "there are no credentials yet".to_owned()),

@@ -29,6 +29,8 @@ pub struct Pools {
     pub identity_ids: HashMap<String, String>,
     /// The `sub` that the next refresh answers with, where it is another user's.
     pub wrong_subject: Option<String>,
+    /// Errors of the next sign-ins.
+    pub sign_in_errors: VecDeque<TokenError>,
     /// Errors of the next token refreshes.
     pub token_errors: VecDeque<TokenError>,
     /// Errors of the next credential calls.
@@ -37,6 +39,10 @@ pub struct Pools {
     pub rotate: bool,
     /// The refresh token that is good, by `sub`.
     pub refresh_tokens: HashMap<String, String>,
+    /// The identity pool takes guests.
+    pub takes_guests: bool,
+    /// Errors of the next offers of a guest's identity id.
+    pub link_errors: VecDeque<CredentialErrorKind>,
     /// What was revoked: the token, and whether everywhere.
     pub revoked: Vec<(String, bool)>,
     serial: u64,
@@ -52,7 +58,8 @@ pub struct FakeCloud {
 
 impl FakeCloud {
     pub fn new(clock: &Clock) -> Arc<Self> {
-        Arc::new(Self { pools: Mutex::default(), clock: clock.clone(), open: watch::channel(true).0 })
+        let pools = Mutex::new(Pools { takes_guests: true, ..Pools::default() });
+        Arc::new(Self { pools, clock: clock.clone(), open: watch::channel(true).0 })
     }
 
     pub fn pools(&self) -> MutexGuard<'_, Pools> {
@@ -75,6 +82,7 @@ impl FakeCloud {
             tokens: Arc::new(FakeTokens(Arc::clone(self))),
             credentials: Arc::new(FakeCredentials { cloud: Arc::clone(self), names_role: false }),
             allow_client_role_choice: false,
+            guests: true,
         }
     }
 
@@ -135,6 +143,9 @@ impl TokenSource for FakeTokens {
         _: Option<&RememberedDevice>,
     ) -> Result<SignInStep, TokenError> {
         self.0.call("sign_in").await;
+        if let Some(error) = self.0.pools().sign_in_errors.pop_front() {
+            return Err(error);
+        }
         if password.expose_secret() == "wrong" {
             return Err(TokenError::BadCredentials("Incorrect username or password.".into()));
         }
@@ -202,9 +213,27 @@ pub struct FakeCredentials {
 impl CredentialSource for FakeCredentials {
     async fn identity_id(&self, login: Option<&Login>) -> Result<String, CredentialError> {
         self.cloud.call("identity_id").await;
-        let subject = login.map_or("guest", |login| login.subject.as_str());
-        let usual = format!("us-east-1:{subject}");
-        Ok(self.cloud.pools().identity_ids.get(subject).cloned().unwrap_or(usual))
+        let mut pools = self.cloud.pools();
+        let Some(login) = login else {
+            if !pools.takes_guests {
+                let message = "Unauthenticated access is not supported for this identity pool.".to_owned();
+                return Err(CredentialError { kind: CredentialErrorKind::NotAuthorized, message });
+            }
+            // Every guest is another one.
+            pools.serial += 1;
+            return Ok(format!("us-east-1:guest-{}", pools.serial));
+        };
+        let usual = || format!("us-east-1:{}", login.subject);
+        Ok(pools.identity_ids.entry(login.subject.clone()).or_insert_with(usual).clone())
+    }
+
+    async fn link(&self, guest_identity_id: &str, login: &Login) -> Result<String, CredentialError> {
+        self.cloud.call("link").await;
+        if let Some(kind) = self.cloud.pools().link_errors.pop_front() {
+            return Err(CredentialError { kind, message: format!("{kind:?} as told") });
+        }
+        let mut pools = self.cloud.pools();
+        Ok(pools.identity_ids.entry(login.subject.clone()).or_insert_with(|| guest_identity_id.to_owned()).clone())
     }
 
     async fn credentials(&self, identity_id: &str, _: Option<&Login>) -> Result<Credentials, CredentialError> {

@@ -29,22 +29,31 @@ pub struct Place {
     pub id: String,
     /// The identity's name.
     pub identity: String,
-    /// The user's `sub`.
+    /// The user's `sub`; empty for a guest, who has none, and for a service session, which learns it later.
     pub subject: String,
-    /// Who owns it.
+    /// Who owns it; [`NO_OWNER`] for a service session.
     pub owner_uid: u32,
     /// Who is signed in.
-    #[serde(default)]
+    // Left out for people: what was sealed before there were other kinds must still open.
+    #[serde(default, skip_serializing_if = "is_user")]
     pub kind: SessionKind,
+    /// The service session's name in the configuration; empty for people and guests.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub service: String,
     /// When the user signed in here, milliseconds since 1970.
     pub create_time_unix_ms: i64,
 }
+
+/// The uid of nobody: a service session is its configuration's.
+pub const NO_OWNER: u32 = u32::MAX;
 
 /// What is sealed.
 #[derive(Debug, Clone, Default)]
 pub struct Contents {
     /// The name the user signed in with.
     pub username: String,
+    /// The `sub` of a service session, once known.
+    pub subject: Option<String>,
     /// `iss` of the tokens.
     pub issuer: String,
     /// `aud` of the tokens.
@@ -87,6 +96,8 @@ struct OnDisk {
 #[derive(Serialize, Deserialize)]
 struct Plain {
     username: String,
+    #[serde(default)]
+    subject: Option<String>,
     issuer: String,
     audience: String,
     groups: Vec<String>,
@@ -207,6 +218,7 @@ impl Inner {
     fn write(&self, place: Place, contents: &Contents) -> std::io::Result<()> {
         let plain = Plain {
             username: contents.username.clone(),
+            subject: contents.subject.clone(),
             issuer: contents.issuer.clone(),
             audience: contents.audience.clone(),
             groups: contents.groups.clone(),
@@ -228,6 +240,12 @@ impl Inner {
         std::fs::rename(&temporary, &path)?;
         File::open(&self.dir)?.sync_all()
     }
+}
+
+// serde hands over a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_user(kind: &SessionKind) -> bool {
+    *kind == SessionKind::User
 }
 
 /// What the sealed part is bound to; JSON keeps the fields apart whatever they hold.
@@ -273,6 +291,7 @@ fn read_one(path: &Path, key: &SealKey) -> Result<Found, String> {
         .and_then(|plain| serde_json::from_slice::<Plain>(&plain).ok())
         .map(|mut plain| Contents {
             username: std::mem::take(&mut plain.username),
+            subject: plain.subject.take(),
             issuer: std::mem::take(&mut plain.issuer),
             audience: std::mem::take(&mut plain.audience),
             groups: std::mem::take(&mut plain.groups),
@@ -312,6 +331,7 @@ mod tests {
             subject: "s-1".into(),
             owner_uid: uid,
             kind: SessionKind::User,
+            service: String::new(),
             create_time_unix_ms: 5,
         }
     }
@@ -349,6 +369,27 @@ mod tests {
         files.remove(ONE).await.unwrap();
         files.remove(ONE).await.unwrap();
         assert!(open(dir.path(), "k").await.1.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_before_there_were_guests_still_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, _) = open(dir.path(), "k").await;
+        let path = dir.path().join(format!("sessions/{ONE}.session"));
+        let bound =
+            format!(r#"{{"id":"{ONE}","identity":"app","subject":"s-1","owner_uid":7,"create_time_unix_ms":5}}"#);
+        let plain = r#"{"username":"ada","issuer":"i","audience":"a","groups":[],"identity_id":"us-east-1:1",
+            "refresh_token":"canary","refused_since_unix_ms":null,"draining_until_unix_ms":null}"#;
+        let sealed = STANDARD.encode(files.0.key.seal(bound.as_bytes(), plain.as_bytes()));
+        std::fs::write(path, bound.replacen('{', &format!(r#"{{"version":1,"sealed":"{sealed}","#), 1)).unwrap();
+        let (_, found) = open(dir.path(), "k").await;
+        let contents = found[0].contents.as_ref().expect("the seal holds");
+        assert_eq!((found[0].place.kind, contents.username.as_str()), (SessionKind::User, "ada"));
+        let guest = Place { kind: SessionKind::Guest, subject: String::new(), ..place(TWO, 7) };
+        files.save(guest.clone(), contents.clone()).await.unwrap();
+        let (_, found) = open(dir.path(), "k").await;
+        assert_eq!(found[1].place, guest);
+        assert!(found[1].contents.is_some());
     }
 
     #[tokio::test]

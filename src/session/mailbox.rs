@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 
 use super::endpoint_token::EndpointToken;
 use super::event::Want;
+use super::guests::Offer;
 use super::{ServedCredentials, ServedTokens, SessionError, SessionView, TokenSet};
 
 /// Where an answer goes.
@@ -28,7 +29,9 @@ pub enum Command {
     /// Somebody wants something.
     Ask(Asker),
     /// The user signed in again.
-    SignedIn(Box<TokenSet>, String, Answer<()>),
+    SignedIn(Box<SignIn>, Answer<()>),
+    /// The guest signed in again.
+    GuestSignedIn(Answer<()>),
     /// The user signs out.
     SignOut {
         /// Uploads are sent first.
@@ -49,6 +52,16 @@ pub enum Command {
         /// Answered once it is durable.
         done: Answer<EndpointToken>,
     },
+}
+
+/// A sign-in that worked.
+pub struct SignIn {
+    /// What it gave.
+    pub tokens: TokenSet,
+    /// The name that the user signed in with.
+    pub username: String,
+    /// What a guest of the same uid leaves.
+    pub offer: Option<Offer>,
 }
 
 impl Asker {

@@ -14,8 +14,9 @@ use tokio_util::task::TaskTracker;
 use super::actor::{Actor, Start};
 use super::event::Limits;
 use super::files::{Contents, Files, Place};
+use super::guests::Offer;
 use super::limiter::Limiter;
-use super::mailbox::{Answer, Asker, Command};
+use super::mailbox::{Answer, Asker, Command, SignIn};
 use super::{
     Config, Identity, ServedCredentials, SessionError, SessionId, SessionKind, SessionView, TokenError, TokenSet,
     TokenSource, endpoint_token,
@@ -57,7 +58,7 @@ pub struct Shared {
     pub cache: moka::sync::Cache<u64, Arc<Served>>,
     pub registry: RwLock<Registry>,
     /// Sign-ins become sessions one after the other.
-    adopting: tokio::sync::Mutex<()>,
+    pub adopting: tokio::sync::Mutex<()>,
     /// Sign-ins under way, by uid.
     signing_in: Mutex<HashMap<u32, usize>>,
     pub changes: watch::Sender<u64>,
@@ -69,7 +70,8 @@ pub struct Shared {
 #[derive(Debug, Default)]
 pub struct Registry {
     pub by_id: HashMap<String, Arc<Handle>>,
-    pub by_owner: HashMap<u32, Vec<Arc<Handle>>>,
+    /// By who may use them.
+    pub by_uid: HashMap<u32, Vec<Arc<Handle>>>,
 }
 
 /// The way to one session's task.
@@ -79,6 +81,8 @@ pub struct Handle {
     pub serial: u64,
     /// What names the session.
     pub place: Place,
+    /// Who may use it: its owner, or the uids that the configuration allows.
+    pub uids: Vec<u32>,
     /// The task's mailbox.
     pub commands: mpsc::Sender<Command>,
     /// What may be shown.
@@ -97,6 +101,7 @@ impl Handle {
     /// A handle with a serial number of its own.
     pub fn new(
         place: Place,
+        uids: Vec<u32>,
         commands: mpsc::Sender<Command>,
         view: watch::Receiver<SessionView>,
         vending: bool,
@@ -106,6 +111,7 @@ impl Handle {
         Self {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             place,
+            uids,
             commands,
             view,
             vending: AtomicBool::new(vending),
@@ -188,10 +194,10 @@ impl Shared {
     pub fn find(&self, caller: &Caller, id: Option<&SessionId>) -> Result<Arc<Handle>, SessionError> {
         let registry = self.read();
         if let Some(id) = id {
-            let handle = registry.by_id.get(&id.0).filter(|handle| handle.place.owner_uid == caller.uid);
+            let handle = registry.by_id.get(&id.0).filter(|handle| handle.uids.contains(&caller.uid));
             return handle.cloned().ok_or_else(|| SessionError::NotFound(id.0.clone()));
         }
-        let owned = registry.by_owner.get(&caller.uid).map(Vec::as_slice).unwrap_or_default();
+        let owned = registry.by_uid.get(&caller.uid).map(Vec::as_slice).unwrap_or_default();
         // Who signs in while an old session still drains means the new one.
         let mut live = owned.iter().filter(|handle| handle.vending.load(Ordering::SeqCst));
         match (live.next(), live.count()) {
@@ -203,7 +209,7 @@ impl Shared {
 
     pub fn of_identity_id(&self, uid: u32, identity: &str, identity_id: &str) -> Result<Arc<Handle>, SessionError> {
         let registry = self.read();
-        let owned = registry.by_owner.get(&uid).map(Vec::as_slice).unwrap_or_default();
+        let owned = registry.by_uid.get(&uid).map(Vec::as_slice).unwrap_or_default();
         let matching = owned.iter().filter(|handle| {
             handle.place.identity == identity && handle.identity_id.get().is_some_and(|known| known == identity_id)
         });
@@ -235,11 +241,15 @@ impl Shared {
         ours: bool,
     ) -> Result<Arc<Handle>, SessionError> {
         let _one_by_one = self.adopting.lock().await;
+        let guest = self.guest_of(uid, &identity.name);
+        let offer = guest.as_ref().and_then(Offer::of);
         let existing = {
             let registry = self.read();
-            let owned = registry.by_owner.get(&uid).map(Vec::as_slice).unwrap_or_default();
+            let owned = registry.by_uid.get(&uid).map(Vec::as_slice).unwrap_or_default();
             let mut same = owned.iter().filter(|handle| {
-                handle.place.identity == identity.name && handle.place.subject == tokens.claims.subject
+                handle.place.kind == SessionKind::User
+                    && handle.place.identity == identity.name
+                    && handle.place.subject == tokens.claims.subject
             });
             same.next().cloned()
         };
@@ -248,16 +258,21 @@ impl Shared {
                 // A session's identity id never changes: the user's new one belongs to a new session.
                 handle.tell(|done| Command::SignOut { drain: false, everywhere: false, done }).await?;
             } else {
-                let signed_in =
-                    handle.tell(|done| Command::SignedIn(Box::new(tokens.clone()), username.clone(), done)).await;
-                match signed_in {
+                let sign_in = SignIn { tokens: tokens.clone(), username: username.clone(), offer: offer.clone() };
+                match handle.tell(|done| Command::SignedIn(Box::new(sign_in), done)).await {
                     // It ended between two looks: a new one, then.
                     Err(SessionError::Unavailable { .. }) if !self.stop.is_cancelled() => {}
-                    other => return other.map(|()| handle),
+                    other => {
+                        if other.is_ok() {
+                            self.retire_guest(guest.as_deref()).await;
+                        }
+                        return other.map(|()| handle);
+                    }
                 }
             }
         }
-        let held = self.read().by_id.len();
+        // A guest who signs in makes room for the user.
+        let held = self.read().by_id.len() - usize::from(guest.is_some());
         if held >= self.config.max_sessions {
             if let (true, Some(refresh_token)) = (ours, tokens.refresh_token) {
                 self.revoke_later(identity.tokens, refresh_token, tokens.access_token, false);
@@ -270,12 +285,18 @@ impl Shared {
             subject: tokens.claims.subject.clone(),
             owner_uid: uid,
             kind: SessionKind::User,
+            service: String::new(),
             create_time_unix_ms: unix_ms(self.clock.wall()),
         };
-        let contents = Contents::of_sign_in(&tokens, username);
+        let mut contents = Contents::of_sign_in(&tokens, username);
+        // Durable before the guest goes: whatever happens now, the user learns where the guest's photos are.
+        contents.merged_from = offer.as_ref().map(|offer| offer.guest_identity_id.clone());
         self.files.save(place.clone(), contents.clone()).await?;
         tracing::info!(session = %place.id, identity = %place.identity, "signed in");
-        Ok(self.spawn(Start { place, contents: Some(contents), tokens: Some(tokens), identity }))
+        let start = Start { place, contents: Some(contents), tokens: Some(tokens), identity, offer, service: None };
+        let handle = self.spawn(start);
+        self.retire_guest(guest.as_deref()).await;
+        Ok(handle)
     }
 
     pub fn spawn(self: &Arc<Self>, start: Start) -> Arc<Handle> {
@@ -283,7 +304,9 @@ impl Shared {
         {
             let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
             registry.by_id.insert(handle.place.id.clone(), Arc::clone(&handle));
-            registry.by_owner.entry(handle.place.owner_uid).or_default().push(Arc::clone(&handle));
+            for uid in &handle.uids {
+                registry.by_uid.entry(*uid).or_default().push(Arc::clone(&handle));
+            }
         }
         self.tasks.spawn(actor.run());
         handle
@@ -304,10 +327,12 @@ impl Shared {
     fn remove(&self, handle: &Handle) {
         let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
         registry.by_id.remove(&handle.place.id);
-        if let Some(owned) = registry.by_owner.get_mut(&handle.place.owner_uid) {
-            owned.retain(|other| other.serial != handle.serial);
-            if owned.is_empty() {
-                registry.by_owner.remove(&handle.place.owner_uid);
+        for uid in &handle.uids {
+            if let Some(owned) = registry.by_uid.get_mut(uid) {
+                owned.retain(|other| other.serial != handle.serial);
+                if owned.is_empty() {
+                    registry.by_uid.remove(uid);
+                }
             }
         }
     }

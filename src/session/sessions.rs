@@ -15,12 +15,13 @@ use super::actor::Start;
 use super::files::Files;
 use super::mailbox::{Asker, Command};
 use super::registry::{Handle, Shared, SigningIn, stopping};
+use super::service::Services;
 use super::{
-    Config, Identity, ServedCredentials, ServedTokens, SessionError, SessionId, SessionView, SignInMethod,
+    Config, Identity, ServedCredentials, ServedTokens, SessionError, SessionId, SessionKind, SessionView, SignInMethod,
     SignInProgress, SignInStep, SignOutUploads, TokenError, TokenSet,
 };
 use crate::caller::Caller;
-use crate::clock::Clock;
+use crate::clock::{Clock, unix_ms};
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::{CacheResult, SignInOutcome};
 
@@ -57,6 +58,7 @@ impl Sessions {
         let (files, found) =
             Files::open(state_dir.join("sessions"), credentials_dir, config.seal_key_file.clone()).await?;
         let shared = Shared::new(config, identities, clock, files, stop, found.len());
+        let (services, found) = Services::sort(&shared, found)?;
         for session in found {
             let id = session.place.id.clone();
             let Some(identity) = shared.identities.iter().find(|it| it.name == session.place.identity).cloned() else {
@@ -66,8 +68,18 @@ impl Sessions {
             if session.contents.is_none() {
                 tracing::error!(session = %id, "the seal key does not open this session: the user must sign in again");
             }
-            shared.spawn(Start { place: session.place, contents: session.contents, tokens: None, identity });
+            let mut contents = session.contents;
+            if session.place.kind == SessionKind::Guest && !identity.guests {
+                tracing::warn!(session = %id, "guests are not allowed any more: this one's uploads are sent, then it ends");
+                let until = shared.clock.wall() + Duration::from_millis(shared.config.drain_max_ms);
+                if let Some(contents) = &mut contents {
+                    contents.draining_until_unix_ms.get_or_insert(unix_ms(until));
+                }
+            }
+            let place = session.place;
+            shared.spawn(Start { place, contents, tokens: None, identity, offer: None, service: None });
         }
+        services.start(&shared).await?;
         Ok(Self(shared))
     }
 
@@ -128,7 +140,8 @@ impl Sessions {
                 | TokenError::TokenInvalid(_)
                 | TokenError::TokenExpired(_)
                 | TokenError::TokenWrongAudience(_),
-            )) => SignInOutcome::Refused,
+            ))
+            | Err(SessionError::GuestsRefused(_)) => SignInOutcome::Refused,
             Err(_) => SignInOutcome::Failed,
         });
         result
@@ -146,7 +159,7 @@ impl Sessions {
     pub fn list(&self, caller: &Caller) -> Vec<SessionView> {
         let mut views: Vec<SessionView> = {
             let registry = self.0.read();
-            let owned = registry.by_owner.get(&caller.uid).map(Vec::as_slice).unwrap_or_default();
+            let owned = registry.by_uid.get(&caller.uid).map(Vec::as_slice).unwrap_or_default();
             owned.iter().map(|handle| handle.view.borrow().clone()).collect()
         };
         views.sort_by(|a, b| a.id.cmp(&b.id));
@@ -157,7 +170,7 @@ impl Sessions {
     pub fn count(&self, uid: Option<u32>) -> usize {
         let registry = self.0.read();
         match uid {
-            Some(uid) => registry.by_owner.get(&uid).map_or(0, Vec::len),
+            Some(uid) => registry.by_uid.get(&uid).map_or(0, Vec::len),
             None => registry.by_id.len(),
         }
     }
@@ -225,6 +238,9 @@ impl Sessions {
         everywhere: bool,
     ) -> Result<SessionId, SessionError> {
         let handle = self.0.find(caller, id)?;
+        if handle.place.kind == SessionKind::Service {
+            return Err(SessionError::ServiceSession(handle.place.service.clone()));
+        }
         // Before the task hears of it: nobody gets credentials from here on.
         handle.vending.store(false, Ordering::SeqCst);
         let drain = uploads == SignOutUploads::Drain;
@@ -281,6 +297,13 @@ impl Sessions {
         let _one_of_few = SigningIn::new(&self.0, caller.uid)?;
         self.0.limiter.acquire_urgent().await;
         let (tokens, username, ours) = match method {
+            SignInMethod::Guest => {
+                // In a task of its own, as below.
+                let (shared, uid) = (Arc::clone(&self.0), caller.uid);
+                let adopted = self.0.tasks.spawn(async move { shared.adopt_guest(uid, identity).await });
+                let handle = adopted.await.map_err(|_| stopping())??;
+                return Ok(self.first_credentials(&handle).await);
+            }
             SignInMethod::Password { username, password } => {
                 match identity.tokens.sign_in(&username, &password, None).await? {
                     SignInStep::Tokens(tokens) => (*tokens, username, true),
@@ -312,11 +335,15 @@ impl Sessions {
         let (shared, uid) = (Arc::clone(&self.0), caller.uid);
         let adopted = self.0.tasks.spawn(async move { shared.adopt(uid, identity, tokens, username, ours).await });
         let handle = adopted.await.map_err(|_| stopping())??;
-        // The first credentials, so that the identity id is known even when the link goes down next. A failure is the
-        // session's to show, not the sign-in's.
+        Ok(self.first_credentials(&handle).await)
+    }
+
+    /// The first credentials, so that the identity id is known even when the link goes down next. A failure is the
+    /// session's to show, not the sign-in's.
+    async fn first_credentials(&self, handle: &Handle) -> SignInProgress {
         let wait = Duration::from_millis(self.0.config.sign_in_wait_ms);
         let _ = tokio::time::timeout(wait, handle.ask(Asker::Credentials)).await;
         let view = handle.view.borrow().clone();
-        Ok(SignInProgress::SignedIn(Box::new(view)))
+        SignInProgress::SignedIn(Box::new(view))
     }
 }

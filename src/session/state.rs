@@ -51,6 +51,8 @@ pub struct Machine {
     jitter: Jitter,
     phase: Phase,
     id_token: Option<IdToken>,
+    /// A guest proves itself with its identity id alone.
+    guest: bool,
     can_refresh: bool,
     identity_known: bool,
     credentials: Option<Cached>,
@@ -81,6 +83,7 @@ impl Machine {
             jitter: Jitter::new(seed),
             phase: known.draining_for.map_or(Phase::Live, |left| Phase::SigningOut { until: now + left }),
             id_token: None,
+            guest: known.guest,
             can_refresh: known.can_refresh,
             identity_known: known.identity_id,
             credentials: None,
@@ -97,7 +100,7 @@ impl Machine {
             denied_interval: limits.denied_initial,
             denied_next: now,
         };
-        if known.can_refresh {
+        if known.can_refresh || (known.guest && known.identity_id) {
             machine.due = Some(now + limits.boot_spread.mul_f64(machine.jitter.unit()));
         }
         machine
@@ -223,6 +226,10 @@ impl Machine {
             Event::SignedIn { id_token_deadline, can_refresh } => {
                 self.signed_in(now, id_token_deadline, can_refresh, &mut effects);
             }
+            Event::GuestSignedIn => {
+                self.identity_known = true;
+                self.begin_anew(now, Round { credentials_todo: true, forced: true, ..Round::default() }, &mut effects);
+            }
             Event::SignOut { drain, everywhere } => self.sign_out(now, drain, everywhere, &mut effects),
             Event::UploadsDone => {
                 if matches!(self.phase, Phase::SigningOut { .. }) {
@@ -326,6 +333,7 @@ impl Machine {
     /// Whether this want is served in this phase at all.
     fn admit(&self, want: Want) -> Result<(), Refusal> {
         match (self.phase, want) {
+            (Phase::Live, Want::Tokens) if self.guest => Err(Refusal::Guest),
             (Phase::Live, _) | (Phase::SigningOut { .. }, Want::UploadCredentials | Want::DeniedRefresh) => Ok(()),
             (Phase::Parked { other_user: true }, _) => Err(Refusal::OtherUser),
             (Phase::Parked { other_user: false }, _) => Err(Refusal::NeedsSignIn),
@@ -361,10 +369,21 @@ impl Machine {
     }
 
     fn login_usable(&self, now: BootInstant) -> bool {
-        self.can_refresh || self.id_token.is_some_and(|token| now < token.deadline)
+        self.can_refresh
+            || (self.guest && self.identity_known)
+            || self.id_token.is_some_and(|token| now < token.deadline)
     }
 
     fn signed_in(&mut self, now: BootInstant, deadline: BootInstant, can_refresh: bool, effects: &mut Vec<Effect>) {
+        let fresh_until = schedule::id_token_fresh_until(now, deadline, self.limits.id_token_ahead);
+        self.id_token = Some(IdToken { deadline, fresh_until });
+        self.can_refresh = can_refresh;
+        let round = Round { tokens_done: true, credentials_todo: true, forced: true, ..Round::default() };
+        self.begin_anew(now, round, effects);
+    }
+
+    /// A sign-in ends whatever was under way or wrong.
+    fn begin_anew(&mut self, now: BootInstant, round: Round, effects: &mut Vec<Effect>) {
         if self.in_flight.take().is_some() {
             effects.push(Effect::Abort);
         }
@@ -377,12 +396,8 @@ impl Machine {
         self.failures = 0;
         self.hold = None;
         self.refused_since = None;
-        let fresh_until = schedule::id_token_fresh_until(now, deadline, self.limits.id_token_ahead);
-        self.id_token = Some(IdToken { deadline, fresh_until });
-        self.can_refresh = can_refresh;
         self.denied_interval = self.limits.denied_initial;
         self.denied_next = now;
-        let round = Round { tokens_done: true, credentials_todo: true, forced: true, ..Round::default() };
         self.start_round(now, round, effects);
     }
 

@@ -1,6 +1,9 @@
 //! Sessions over the fake pools: who sees what, single flight, failures, sign-out, restarts.
 #![allow(clippy::unwrap_used)]
 
+mod guests;
+mod services;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

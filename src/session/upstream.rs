@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::event::Call;
-use super::files::Contents;
+use super::guests::Offer;
 use super::registry::Shared;
-use super::{Identity, RefreshGrant, TokenError, TokenSet};
+use super::{Identity, RefreshGrant, ServiceConfig, TokenError, TokenSet};
 use crate::credential::{CredentialError, CredentialErrorKind, Credentials, Login};
 
 /// A call in flight; dropping it cancels it.
@@ -24,24 +24,18 @@ pub enum Outcome {
     Credentials(Result<Credentials, CredentialError>),
 }
 
-/// What a call sends.
+/// What a call is made with: the session's, as it is now.
 pub struct Secrets {
-    login: Option<Login>,
-    grant: RefreshGrant,
-    identity_id: Option<String>,
-}
-
-impl Secrets {
-    /// The session's, as they are now.
-    pub fn of(identity: &Identity, subject: &str, tokens: Option<&TokenSet>, contents: &Contents) -> Self {
-        let login = tokens.map(|set| Login {
-            provider: identity.tokens.provider().to_owned(),
-            subject: subject.to_owned(),
-            id_token: set.id_token.clone(),
-        });
-        let grant = RefreshGrant { refresh_token: contents.refresh_token.clone(), device: contents.device.clone() };
-        Self { login, grant, identity_id: contents.identity_id.clone() }
-    }
+    /// None for a guest.
+    pub login: Option<Login>,
+    /// What a refresh of the tokens is made with.
+    pub grant: RefreshGrant,
+    /// Once known.
+    pub identity_id: Option<String>,
+    /// The device account, for a service session.
+    pub service: Option<Arc<ServiceConfig>>,
+    /// What a guest left to this user.
+    pub offer: Option<Offer>,
 }
 
 /// Makes the call, once it is its turn.
@@ -55,17 +49,43 @@ pub fn call(
     let shared = Arc::clone(shared);
     let (tokens, credentials) = (Arc::clone(&identity.tokens), Arc::clone(&identity.credentials));
     Box::pin(async move {
-        let Secrets { login, grant, identity_id } = secrets;
+        let Secrets { login, grant, identity_id, service, offer } = secrets;
+        // A guest's uploads go first, and only for so long; then this is a call like any other.
+        let offer = match offer.filter(|_| call == Call::IdentityId) {
+            Some(offer) => {
+                let wait = Duration::from_millis(shared.config.guest_hand_over_wait_ms);
+                let is_free = offer.is_free_within(wait).await;
+                if !is_free {
+                    tracing::info!("a guest's uploads are still under way: the user gets an identity id of their own");
+                }
+                Some(offer).filter(|_| is_free)
+            }
+            None => None,
+        };
         shared.limiter.acquire(urgent).await;
-        let limit = shared.give_up_after;
+        let mut limit = shared.give_up_after;
         match call {
             Call::Tokens => {
-                let call = tokens.refresh(&grant);
+                if service.is_some() {
+                    // A refused refresh and a sign-in.
+                    limit *= 2;
+                }
+                let call = async {
+                    match &service {
+                        Some(account) => account.tokens(tokens.as_ref(), &grant).await,
+                        None => tokens.refresh(&grant).await,
+                    }
+                };
                 let late = || Err(TokenError::Transient(late("the token refresh", limit)));
                 Outcome::Tokens(tokio::time::timeout(limit, call).await.unwrap_or_else(|_| late()))
             }
             Call::IdentityId => {
-                let call = credentials.identity_id(login.as_ref());
+                let call = async {
+                    match (&offer, &login) {
+                        (Some(offer), Some(login)) => credentials.link(&offer.guest_identity_id, login).await,
+                        _ => credentials.identity_id(login.as_ref()).await,
+                    }
+                };
                 let late = || Err(late_credentials("asking for the identity id", limit));
                 Outcome::IdentityId(tokio::time::timeout(limit, call).await.unwrap_or_else(|_| late()))
             }

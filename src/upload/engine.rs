@@ -12,7 +12,7 @@ use super::core::{Core, count_phase};
 use super::journal::Source;
 use super::state::{Event, Phase};
 use super::worker::{Ended, Scope, Wait, send};
-use super::{UploadFailure, UploadState, WaitReason, failure};
+use super::{UploadFailure, UploadState, WaitReason, failure, recovery};
 use crate::telemetry::metrics::{UploadStateLabel, metrics};
 
 /// The clock may be moved by hand in tests, and suspended machines wake late: never sleep much longer than this.
@@ -48,8 +48,18 @@ pub(super) async fn run(core: Arc<Core>) {
             Ok(()) = changes.changed() => {
                 core.queue().wake_sessions();
                 core.refresh_all();
+                if !core.tenants.signing_out().is_empty() {
+                    // A guest makes way for a user without anybody's telling us: see `session/guests`.
+                    core.tasks.spawn(release(Arc::clone(&core)));
+                }
             }
         }
+    }
+}
+
+async fn release(core: Arc<Core>) {
+    if let Err(error) = recovery::release_sessions(&core).await {
+        tracing::warn!(%error, "whether sessions still have uploads cannot be read: looked at again with the next change");
     }
 }
 

@@ -40,7 +40,11 @@ pub(super) async fn recover(core: &Arc<Core>) -> Result<(), UploadError> {
     let pending = core.journal.pending().await?;
     tracing::info!(pending = pending.len(), "uploads recovered");
     core.enqueue_all(&pending);
-    // Sessions that only waited for uploads which have ended by now.
+    release_sessions(core).await
+}
+
+/// Tells sessions that only wait for their uploads where there are none (any more).
+pub(super) async fn release_sessions(core: &Core) -> Result<(), UploadError> {
     for session in core.tenants.signing_out() {
         if core.journal.unfinished_of(session.clone()).await?.is_empty() {
             core.tenants.uploads_done(&session).await;

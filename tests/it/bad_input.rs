@@ -101,8 +101,9 @@ async fn requests() {
     table.row("another identity", sessions.sign_in(request).await, Code::NotFound, "IDENTITY_NOT_FOUND", "app");
     let guest = v1::sign_in_request::Method::Guest(v1::GuestSignIn {});
     let request = v1::SignInRequest { method: Some(guest), ..Default::default() };
+    let refused = "GUESTS_NOT_ALLOWED";
+    table.row("a guest", sessions.sign_in(request).await, Code::FailedPrecondition, refused, "guests = true");
     let unimplemented = "UNIMPLEMENTED_IN_THIS_VERSION";
-    table.row("a guest", sessions.sign_in(request).await, Code::Unimplemented, unimplemented, "guest");
     let answer = sessions.respond_to_challenge(v1::RespondToChallengeRequest::default()).await;
     table.row("a challenge", answer, Code::Unimplemented, unimplemented, "RespondToChallenge");
     let answer = sessions.begin_federated_sign_in(v1::BeginFederatedSignInRequest::default()).await;

@@ -52,8 +52,13 @@ impl Stage {
 
     /// With another template, or with changes to the configuration's text.
     pub async fn start_with(template: TemplateSource, adjust: impl FnOnce(String) -> String) -> Self {
+        Self::start_on(Options { template, ..Options::default() }, adjust).await
+    }
+
+    /// With another cloud, or with changes to the configuration's text.
+    pub async fn start_on(options: Options, adjust: impl FnOnce(String) -> String) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
-        let cloud = LocalCloud::start(Options { listen, template, ..Options::default() }).await.unwrap();
+        let cloud = LocalCloud::start(Options { listen, ..options }).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         // Another uid must be able to reach the socket, and to be refused by the daemon instead.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -96,6 +101,13 @@ impl Stage {
         let (config, text) = Config::load(&file).unwrap();
         self.daemon = Some(Daemon::start(config, Some((file, text)), None).await?);
         Ok(())
+    }
+
+    /// Stops the daemon, changes its configuration and starts it again on the same state.
+    pub async fn restart_with(&mut self, adjust: impl FnOnce(&str) -> String) {
+        self.stop_daemon().await;
+        self.adjusted = adjust(&self.adjusted);
+        self.start_daemon().await.unwrap();
     }
 
     /// Stops the daemon and waits for it.
@@ -178,6 +190,11 @@ impl Stage {
         session_of(response.into_inner())
     }
 
+    /// Signs in as a guest.
+    pub async fn sign_in_as_guest(&self) -> Result<v1::Session, Status> {
+        Ok(session_of(self.sessions().await.sign_in(by_guest()).await?.into_inner()))
+    }
+
     /// Uploads `bytes` and waits until they are stored, or what went wrong.
     pub async fn upload_and_wait(&self, key: &str, bytes: &[u8]) -> Result<v1::Upload, Status> {
         let id = Ulid::generate();
@@ -214,6 +231,21 @@ impl Stage {
             .credentials_provider(credentials)
             .build();
         aws_sdk_s3::Client::from_conf(config)
+    }
+
+    /// The user pool as the cloud's administrator.
+    pub fn users(&self) -> aws_sdk_cognitoidentityprovider::Client {
+        use aws_sdk_cognitoidentityprovider::config::{BehaviorVersion, Credentials, Region};
+        use secrecy::ExposeSecret as _;
+        let keys = self.cloud.administrator();
+        let secret = keys.secret_access_key.expose_secret();
+        let config = aws_sdk_cognitoidentityprovider::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(self.cloud.outputs()["Region"].clone()))
+            .endpoint_url(self.cloud.url())
+            .credentials_provider(Credentials::new(&keys.access_key_id, secret, None, None, "administrator"))
+            .build();
+        aws_sdk_cognitoidentityprovider::Client::from_conf(config)
     }
 
     /// The files in the spool.
@@ -305,6 +337,12 @@ fn connect_as(uid: u32, path: &Path) -> Option<std::os::unix::net::UnixStream> {
 pub fn by_password(username: &str, password: &str) -> v1::SignInRequest {
     let method = v1::PasswordSignIn { username: username.to_owned(), password: password.to_owned() };
     v1::SignInRequest { identity: String::new(), method: Some(sign_in_request::Method::Password(method)) }
+}
+
+/// A guest's sign-in at the only identity.
+pub fn by_guest() -> v1::SignInRequest {
+    let method = Some(sign_in_request::Method::Guest(v1::GuestSignIn {}));
+    v1::SignInRequest { identity: String::new(), method }
 }
 
 /// A sign-in by an ID token at the only identity.

@@ -12,6 +12,8 @@ mod cli;
 #[cfg(feature = "local-cloud")]
 mod fixture;
 #[cfg(feature = "local-cloud")]
+mod guests;
+#[cfg(feature = "local-cloud")]
 mod hosted_page;
 #[cfg(feature = "local-cloud")]
 mod hosted_providers;
@@ -32,6 +34,8 @@ mod local_cloud_scenario;
 mod rehearsal;
 #[cfg(feature = "local-cloud")]
 mod rig;
+#[cfg(feature = "local-cloud")]
+mod service_sessions;
 #[cfg(feature = "local-cloud")]
 mod sessions;
 #[cfg(feature = "local-cloud")]

@@ -148,6 +148,7 @@ async fn start(cloud: &LocalCloud, dir: &Path) -> Sessions {
         tokens: Arc::new(CognitoTokens::new(&tokens_config(cloud), TIMEOUT, TIMEOUT, clock.clone()).unwrap()),
         credentials: Arc::new(EnhancedFlow::new(&source_config(cloud), TIMEOUT, TIMEOUT, clock.clone()).unwrap()),
         allow_client_role_choice: false,
+        guests: false,
     };
     let config = Config {
         seal_key_file: dir.join("seal.key"),

@@ -70,6 +70,7 @@ impl Stage {
             tokens: Arc::new(CognitoTokens::new(&tokens, TIMEOUT, TIMEOUT, clock.clone()).unwrap()),
             credentials: Arc::new(EnhancedFlow::new(&source, TIMEOUT, TIMEOUT, clock.clone()).unwrap()),
             allow_client_role_choice: false,
+            guests: false,
         };
         let config = session::Config { seal_key_file: self.dir.path().join("seal.key"), ..session::Config::default() };
         let state = self.dir.path().join("sessions");

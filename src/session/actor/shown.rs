@@ -56,7 +56,10 @@ impl Actor {
         view.groups.clone_from(&self.contents.groups);
         view.credentials_expire_time = self.credentials.as_ref().map(|credentials| credentials.expire_time);
         view.last_error.clone_from(&self.last_error);
-        view.merged_from.clone_from(&self.contents.merged_from);
+        view.merged_from = self.contents.stayed_behind();
+        if let Some(subject) = &self.contents.subject {
+            view.subject.clone_from(subject);
+        }
         view
     }
 

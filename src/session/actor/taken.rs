@@ -45,10 +45,23 @@ impl Actor {
     }
 
     pub(super) async fn take_tokens(&mut self, set: TokenSet) -> Result<Success, (Failure, String)> {
-        let expected = (&self.contents.issuer, &self.handle.place.subject, &self.contents.audience);
+        let is_first = self.service.is_some() && self.contents.subject.is_none();
+        if is_first {
+            self.contents.subject = Some(set.claims.subject.clone());
+            self.contents.issuer.clone_from(&set.claims.issuer);
+            self.contents.audience.clone_from(&set.claims.audience);
+            let account = self.service.as_ref().and_then(|account| account.username());
+            self.contents.username = account.unwrap_or(&set.claims.username).to_owned();
+        }
+        let subject = self.contents.subject.as_ref().unwrap_or(&self.handle.place.subject);
+        let expected = (&self.contents.issuer, subject, &self.contents.audience);
         if (&set.claims.issuer, &set.claims.subject, &set.claims.audience) != expected {
-            let text =
-                "the refreshed token is for another user, issuer or client: the session is parked, sign in again";
+            let text = if self.service.is_some() {
+                "the device account is another user, issuer or client than before: its session is parked; give the \
+                 [[service_session]] another name to begin anew as that user"
+            } else {
+                "the refreshed token is for another user, issuer or client: the session is parked, sign in again"
+            };
             return Err((Failure::OtherUser, text.to_owned()));
         }
         let groups_changed = set.claims.groups != self.contents.groups;
@@ -59,7 +72,7 @@ impl Actor {
         }
         self.contents.groups.clone_from(&set.claims.groups);
         self.tokens = Some(set);
-        if rotated || groups_changed {
+        if rotated || groups_changed || is_first {
             // The new refresh token is durable before anything is done with what came along with it.
             self.save().await;
         }
@@ -75,6 +88,15 @@ impl Actor {
             }
             Some(_) => Ok(Success::IdentityId),
             None => {
+                self.offer = None;
+                match &self.contents.merged_from {
+                    Some(guest) if *guest == id => {
+                        tracing::info!(session = %self.handle.place.id, "the guest's identity id is the user's now");
+                        self.contents.merged_from = None;
+                    }
+                    Some(_) => tracing::info!(session = %self.handle.place.id, "a guest's objects stay where they are"),
+                    None => {}
+                }
                 let _ = self.handle.identity_id.set(id.clone());
                 self.contents.identity_id = Some(id);
                 self.save().await;

@@ -68,6 +68,13 @@ impl Machine {
 
     fn next_call(&mut self, now: BootInstant) -> Next {
         let Some(round) = &mut self.round else { return Next::Finished };
+        if self.guest {
+            return match (self.identity_known, round.credentials_todo) {
+                (false, _) => Next::NeedsSignIn,
+                (true, true) => Next::Call(Call::Credentials),
+                (true, false) => Next::Finished,
+            };
+        }
         let valid = self.id_token.is_some_and(|token| now < token.deadline);
         let fresh = self.id_token.is_some_and(|token| now < token.fresh_until);
         if (round.tokens_todo || !fresh) && !round.tokens_done && self.can_refresh {
@@ -133,7 +140,8 @@ impl Machine {
                 self.proceed(now, effects);
                 return;
             }
-            Failure::IdentityMoved if !round.identity_moved => {
+            // A guest that asks again becomes another guest.
+            Failure::IdentityMoved if !self.guest && !round.identity_moved => {
                 round.identity_moved = true;
                 round.recheck_identity = true;
                 self.proceed(now, effects);

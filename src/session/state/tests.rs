@@ -198,6 +198,33 @@ fn without_a_refresh_token_the_session_ends_with_the_id_token() {
 }
 
 #[test]
+fn a_guest_needs_no_tokens_and_has_none() {
+    let now = at(1_000);
+    let guest = Known { guest: true, identity_id: true, ..Known::default() };
+    let mut machine = machine(now, guest);
+    assert_eq!(machine.on(now, Event::GuestSignedIn), vec![Effect::Start(Call::Credentials)]);
+    assert_eq!(machine.on(now, credentials(now)), vec![]);
+    assert_eq!(machine.state(now), SessionState::Active);
+    assert_eq!(machine.ask(now, Want::Tokens), (Reply::Now(Err(Refusal::Guest)), vec![]));
+    let (Reply::Wait(_), effects) = machine.ask(now, Want::Refresh) else { panic!("refreshes") };
+    assert_eq!(effects, vec![Effect::Start(Call::Credentials)]);
+    assert_eq!(machine.on(now, Event::Done(Err(Failure::IdentityMoved))), vec![], "it never asks to be somebody else");
+    assert_eq!(machine.state(now), SessionState::Stale);
+    assert!(machine.servable_until(now).is_some());
+    let due = machine.next_wake().unwrap();
+    assert_eq!(machine.on(due, Event::Wake), vec![Effect::Start(Call::Credentials)]);
+    assert_eq!(machine.on(due, credentials(due)), vec![]);
+    assert_eq!(machine.on(due, Event::SignOut { drain: true, everywhere: false }), vec![Effect::Persist]);
+    assert_eq!(machine.ask(due, Want::UploadCredentials).0, Reply::Now(Ok(())));
+
+    let restored = self::machine(now, guest);
+    assert!(restored.next_wake().is_some(), "it comes back by itself");
+    let mut lost = self::machine(now, Known { guest: true, ..Known::default() });
+    assert_eq!((lost.state(now), lost.next_wake()), (SessionState::NeedsSignIn, None));
+    assert_eq!(lost.ask(now, Want::Credentials), (Reply::Now(Err(Refusal::NeedsSignIn)), vec![]));
+}
+
+#[test]
 fn restored_sessions_spread_over_the_boot_jitter() {
     let now = at(50);
     let wakes: Vec<_> = (0..200)
@@ -216,6 +243,7 @@ struct History {
     machine: Machine,
     dice: Jitter,
     now: BootInstant,
+    guest: bool,
     in_flight: Option<Call>,
     /// True end of the credentials that the driver holds.
     held: Option<BootInstant>,
@@ -228,14 +256,16 @@ impl History {
     fn new(seed: u64) -> Self {
         let mut dice = Jitter::new(seed);
         let now = at(100_000);
+        let guest = dice.unit() < 0.2;
         let known = Known {
-            can_refresh: dice.unit() < 0.8,
+            guest,
+            can_refresh: !guest && dice.unit() < 0.8,
             identity_id: dice.unit() < 0.5,
-            refused_for: (dice.unit() < 0.1).then_some(HOUR),
+            refused_for: (!guest && dice.unit() < 0.1).then_some(HOUR),
             draining_for: (dice.unit() < 0.1).then_some(HOUR),
         };
         let machine = Machine::new(Limits::from(&Config::default()), seed, now, known);
-        Self { machine, dice, now, in_flight: None, held: None, waiting: vec![], calls: 0, ended: false }
+        Self { machine, dice, now, guest, in_flight: None, held: None, waiting: vec![], calls: 0, ended: false }
     }
 
     fn below(&mut self, n: u64) -> u64 {
@@ -250,6 +280,7 @@ impl History {
             match effect {
                 Effect::Start(call) => {
                     assert_eq!(self.in_flight, None, "two calls in flight");
+                    assert!(!self.guest || *call == Call::Credentials, "a guest has no tokens and one identity id");
                     self.in_flight = Some(*call);
                     self.calls += 1;
                 }
@@ -325,6 +356,7 @@ impl History {
             }
             _ => {
                 let event = match self.below(60) {
+                    0..=3 if self.guest => Event::GuestSignedIn,
                     0..=3 => Event::SignedIn {
                         id_token_deadline: self.now + Duration::from_secs(self.below(7_200)),
                         can_refresh: self.below(4) > 0,
