@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod local_cloud;
 pub mod loopback;
 pub mod session;
+pub mod srp;
 pub mod store;
 pub mod telemetry;
 pub mod upload;

@@ -1,36 +1,14 @@
-//! SRP-6a as Cognito speaks it: 3072-bit group, SHA-256, the shared key drawn by HKDF, numbers hashed as positive
-//! two's-complement bytes. Pure arithmetic: no user, no clock.
+//! The server's half of SRP as Cognito speaks it; the numbers are `crate::srp`'s. Pure arithmetic: no user, no clock.
 
-use aws_lc_rs::{digest, hkdf, hmac};
+use aws_lc_rs::hmac;
 use num_bigint::BigUint;
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
-use std::sync::LazyLock;
 
-/// RFC 3526, group 15.
-const PRIME_HEX: &str = "\
-    FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74\
-    020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437\
-    4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED\
-    EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE45B3DC2007CB8A163BF05\
-    98DA48361C55D39A69163FA8FD24CF5F83655D23DCA3AD961C62F356208552BB\
-    9ED529077096966D670C354E4ABC9804F1746C08CA18217C32905E462E36CE3B\
-    E39E772C180E86039B2783A2EC07A28FB5C55DF06F4C52C9DE2BCBF695581718\
-    3995497CEA956AE515D2261898FA051015728E5A8AAAC42DAD33170D04507A33\
-    A85521ABDF1CBA64ECFB850458DBEF0A8AEA71575D060C7DB3970F85A6E1E4C7\
-    ABF5AE8CDB0933D71E8C94E04A25619DCEE3D2261AD2EE6BF12FFA06D98A0864\
-    D87602733EC86A64521F2B18177B200CBBE117577A615D6C770988C0BAD946E2\
-    08E24FA074E5AB3143DB5BFCE0FD108E4B82D120A93AD2CAFFFFFFFFFFFFFFFF";
-const GENERATOR: u32 = 2;
+use crate::srp::{GENERATOR, LONGEST_HEX, MULTIPLIER, PRIME, hashed, hex, number, padded, session_key, sha256};
+
 const SALT_BYTES: usize = 16;
 const SECRET_BYTES: usize = 32;
-/// A client's public value is below the prime; a longer one is not worth the arithmetic.
-const LONGEST_PUBLIC_HEX: usize = 800;
-const KEY_BYTES: usize = 16;
-const KEY_INFO: &[u8] = b"Caldera Derived Key";
-
-static PRIME: LazyLock<BigUint> = LazyLock::new(|| number(PRIME_HEX).expect("the prime is hexadecimal"));
-static MULTIPLIER: LazyLock<BigUint> = LazyLock::new(|| hashed(&[&padded(&PRIME), &padded(&GENERATOR.into())]));
 
 /// What is kept of a password: a salt, and the generator to the power of the salted hash.
 #[derive(Clone, Serialize, Deserialize)]
@@ -67,7 +45,7 @@ impl Verifier {
 
     /// Of a device, which made both numbers itself. None for what is none, or would let anybody in.
     pub fn of_device(salt: &[u8], verifier: &[u8]) -> Option<Self> {
-        let is_number = |bytes: &[u8]| (1..=LONGEST_PUBLIC_HEX / 2).contains(&bytes.len());
+        let is_number = |bytes: &[u8]| (1..=LONGEST_HEX / 2).contains(&bytes.len());
         if !is_number(salt) || !is_number(verifier) {
             return None;
         }
@@ -107,7 +85,7 @@ impl std::fmt::Debug for Verifier {
 impl Handshake {
     /// Answers the client's public value (hexadecimal). None where it is no number or would fix the key.
     pub fn begin(client_public: &str, verifier: Verifier) -> Option<Self> {
-        if client_public.len() > LONGEST_PUBLIC_HEX {
+        if client_public.len() > LONGEST_HEX {
             return None;
         }
         let client_public = number(client_public)?;
@@ -140,57 +118,8 @@ impl Handshake {
         let shared = (&self.client_public * v.modpow(&scramble, &PRIME)).modpow(&self.secret, &PRIME);
         let key = session_key(&shared, &scramble);
         let signed = [pool_name.as_bytes(), username.as_bytes(), secret_block, timestamp.as_bytes()].concat();
-        hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &key), &signed, proof).is_ok()
+        hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, &key[..]), &signed, proof).is_ok()
     }
-}
-
-fn session_key(shared: &BigUint, scramble: &BigUint) -> [u8; KEY_BYTES] {
-    struct KeyLength;
-    impl hkdf::KeyType for KeyLength {
-        fn len(&self) -> usize {
-            KEY_BYTES
-        }
-    }
-    let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, &padded(scramble)).extract(&padded(shared));
-    let mut key = [0; KEY_BYTES];
-    extracted
-        .expand(&[KEY_INFO], KeyLength)
-        .and_then(|expanded| expanded.fill(&mut key))
-        .expect("16 bytes are within HKDF's reach");
-    key
-}
-
-/// Bytes of a number as the protocol hashes it: never with the top bit set.
-fn padded(number: &BigUint) -> Vec<u8> {
-    let mut bytes = number.to_bytes_be();
-    if bytes.first().is_some_and(|first| first & 0x80 != 0) {
-        bytes.insert(0, 0);
-    }
-    bytes
-}
-
-fn hashed(parts: &[&[u8]]) -> BigUint {
-    BigUint::from_bytes_be(&sha256(parts))
-}
-
-fn sha256(parts: &[&[u8]]) -> Vec<u8> {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in parts {
-        context.update(part);
-    }
-    context.finish().as_ref().to_vec()
-}
-
-fn number(hex: &str) -> Option<BigUint> {
-    if hex.is_empty() || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    BigUint::parse_bytes(hex.as_bytes(), 16)
-}
-
-fn hex(number: &BigUint) -> String {
-    let text = number.to_str_radix(16);
-    if text.len() % 2 == 1 { format!("0{text}") } else { text }
 }
 
 /// The client's half, written from the protocol's description only: the tests sign in with it.
@@ -236,7 +165,7 @@ pub mod client {
             let x = hashed(&[&padded(&salt), &inner]);
             let masked = &*MULTIPLIER * BigUint::from(2_u32).modpow(&x, &PRIME) % &*PRIME;
             let shared = (b + &*PRIME - masked).modpow(&(&self.secret + &u * &x), &PRIME);
-            let key = hmac::Key::new(hmac::HMAC_SHA256, &session_key(&shared, &u));
+            let key = hmac::Key::new(hmac::HMAC_SHA256, &session_key(&shared, &u)[..]);
             let message = [pool_name.as_bytes(), username.as_bytes(), secret_block, timestamp.as_bytes()].concat();
             hmac::sign(&key, &message).as_ref().to_vec()
         }
@@ -269,7 +198,7 @@ mod tests {
     fn values_that_would_fix_the_key_are_refused() {
         let verifier = Verifier::of("pool", "ann", "Secret1!");
         let twice = hex(&(&*PRIME * 2_u32));
-        for public in ["", "0", "00", "xyz", "-1", PRIME_HEX, &twice, &"f".repeat(801)] {
+        for public in ["", "0", "00", "xyz", "-1", &hex(&PRIME), &twice, &"f".repeat(801)] {
             assert!(Handshake::begin(public, verifier.clone()).is_none(), "{public}");
         }
     }
