@@ -88,6 +88,18 @@ pub enum AccountError {
     /// The code is too old.
     #[error("{0}")]
     CodeExpired(String),
+    /// The directory could not send the code.
+    #[error("{0}")]
+    CodeNotDelivered(String),
+    /// A rule of the directory's own refuses it; the text is the rule's.
+    #[error("{0}")]
+    Refused(String),
+    /// The account waits for its confirmation code.
+    #[error("{0}")]
+    UserNotConfirmed(String),
+    /// The directory is throttling this device.
+    #[error("{0}")]
+    Throttled(String),
     /// Too many tries.
     #[error("{0}")]
     LimitExceeded(String),
@@ -97,7 +109,7 @@ pub enum AccountError {
     /// The account's state does not allow it, for example it is confirmed already.
     #[error("{0}")]
     NotAuthorized(String),
-    /// The directory cannot be reached or is throttling.
+    /// The directory cannot be reached.
     #[error("{0}")]
     Unavailable(String),
     /// The pool or client is set up in a way that cannot work.

@@ -3,6 +3,7 @@
 //! call at a time; must never show a session to another uid.
 
 mod actor;
+mod challenges;
 mod codes;
 pub mod cognito_tokens;
 mod config;
@@ -21,6 +22,7 @@ mod schedule;
 mod seal;
 mod service;
 mod sessions;
+mod signing_in;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -34,7 +36,7 @@ use secrecy::SecretString;
 
 use crate::credential::{CredentialSource, Credentials};
 
-pub use config::{Config, ServiceConfig, ServiceLogin, TokensConfig, TokensKind};
+pub use config::{Config, RememberDevice, ServiceConfig, ServiceLogin, SignInFlow, TokensConfig, TokensKind};
 pub use sessions::{EndpointRefusal, Sessions};
 
 /// `sessions/{id}`; the id is a ULID.
@@ -117,15 +119,25 @@ impl SignInProgress {
     }
 }
 
-/// What may be shown of a challenge. Holds no secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is shown of a challenge to the caller that signs in.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ChallengeView {
-    /// Names the attempt; unguessable, good for one answer of the uid that signs in.
+    /// Names the attempt; unguessable, good for one accepted answer of the uid that signs in.
     pub id: String,
     /// Cognito's name of it.
     pub name: String,
-    /// What the directory says about it.
+    /// What the directory says about it; may hold a secret that is shown once (`SECRET_CODE`).
     pub parameters: BTreeMap<String, String>,
+    /// The names that an answer must have.
+    pub answers: Vec<String>,
+    /// After this it cannot be answered.
+    pub expire_time: SystemTime,
+}
+
+impl std::fmt::Debug for ChallengeView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChallengeView").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Credentials as they are served.
@@ -228,8 +240,9 @@ pub struct RememberedDevice {
     pub key: String,
     /// `DeviceGroupKey`.
     pub group_key: String,
-    /// The password that this device made for itself.
-    pub password: SecretString,
+    /// The password that this device made for itself; absent where the pool knows only the key, which then goes with
+    /// refreshes but proves nothing at a sign-in.
+    pub password: Option<SecretString>,
 }
 
 /// How far a token source got with a sign-in.
@@ -241,18 +254,35 @@ pub enum SignInStep {
     Challenge(Box<Challenge>),
 }
 
-/// What a token source asks before it gives tokens. Kept here until it is answered; only its name and parameters are
-/// shown.
-#[derive(Debug, Clone)]
+/// What a token source asks before it gives tokens. Kept here until it is answered; only its name, its parameters and
+/// the answers' names are shown.
+#[derive(Clone)]
 pub struct Challenge {
     /// Cognito's name of it, for example `SOFTWARE_TOKEN_MFA`.
     pub name: String,
-    /// What may be shown to the user.
+    /// What is shown to the user, once: it may hold a secret (`SECRET_CODE`), so it is not kept.
     pub parameters: BTreeMap<String, String>,
+    /// The names that an answer must have.
+    pub answers: Vec<String>,
     /// The name that the user signs in with.
     pub username: String,
     /// What the source needs to take the answer.
     pub handle: SecretString,
+}
+
+impl std::fmt::Debug for Challenge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Challenge").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// One answer that cannot be used, by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerProblem {
+    /// The answer's name.
+    pub name: String,
+    /// What is wrong and what would be right; holds no answer.
+    pub why: String,
 }
 
 /// What a refresh is made with.
@@ -292,7 +322,8 @@ pub trait TokenSource: Send + Sync + std::fmt::Debug + 'static {
     fn needs_no_user(&self) -> bool {
         false
     }
-    /// Signs a user in by password; `device` is what the pool remembers of an earlier sign-in here.
+    /// Signs a user in by password; `device` is what the pool remembers of an earlier sign-in here. Where the pool does
+    /// not know it any more, the sign-in goes on without; the device that counts from now on is in the [`TokenSet`].
     ///
     /// # Errors
     /// By what to do about it: see [`TokenError`].
@@ -302,7 +333,8 @@ pub trait TokenSource: Send + Sync + std::fmt::Debug + 'static {
         password: &SecretString,
         device: Option<&RememberedDevice>,
     ) -> Result<SignInStep, TokenError>;
-    /// Answers what [`TokenSource::sign_in`] was asked, by Cognito's names of the answers.
+    /// Answers what [`TokenSource::sign_in`] was asked, by Cognito's names of the answers; `device` is the one that the
+    /// sign-in was begun with. See [`TokenError::keeps_challenge`] for what may be answered again.
     ///
     /// # Errors
     /// By what to do about it: see [`TokenError`].
@@ -333,7 +365,7 @@ pub trait TokenSource: Send + Sync + std::fmt::Debug + 'static {
     /// By what to do about it: see [`TokenError`].
     async fn revoke(
         &self,
-        refresh_token: &SecretString,
+        grant: &RefreshGrant,
         access_token: Option<&SecretString>,
         everywhere: bool,
     ) -> Result<(), TokenError>;
@@ -351,9 +383,38 @@ pub enum TokenError {
     /// The user must reset the password first.
     #[error("{0}")]
     PasswordResetRequired(String),
-    /// The pool asks for a challenge, named here.
+    /// The source asks for something that cannot be answered here.
+    #[error("{why}")]
+    ChallengeRequired {
+        /// Cognito's name of it.
+        name: String,
+        /// Why it cannot be answered, and what to do.
+        why: String,
+    },
+    /// The sign-in has no password, and this source needs one.
+    #[error("a password is needed to sign in here")]
+    PasswordMissing,
+    /// Answers are missing, or have names that the challenge does not know. Nothing was sent.
+    #[error("the challenge cannot be answered like this: {}", shown(.0))]
+    InvalidAnswers(Vec<AnswerProblem>),
+    /// The source refuses an answer's form; the text says which.
     #[error("{0}")]
-    ChallengeRequired(String),
+    AnswerRefused(String),
+    /// The code is wrong.
+    #[error("{0}")]
+    CodeMismatch(String),
+    /// The code is too old, or was used already.
+    #[error("{0}")]
+    CodeExpired(String),
+    /// The new password does not meet the pool's policy, which the text names.
+    #[error("{0}")]
+    InvalidPassword(String),
+    /// The source does not wait for this answer any more: the sign-in starts over.
+    #[error("{0}")]
+    ChallengeOver(String),
+    /// The source does not know the remembered device any more: it is to be forgotten, and the sign-in starts over.
+    #[error("{0}")]
+    DeviceUnknown(String),
     /// Forged, malformed, or not an ID token.
     #[error("{0}")]
     TokenInvalid(String),
@@ -380,6 +441,26 @@ pub enum TokenError {
     Configuration(String),
 }
 
+impl TokenError {
+    /// True where the same challenge may be answered again: the source has not taken the answer, or may not have.
+    pub fn keeps_challenge(&self) -> bool {
+        matches!(
+            self,
+            Self::InvalidAnswers(_)
+                | Self::AnswerRefused(_)
+                | Self::CodeMismatch(_)
+                | Self::CodeExpired(_)
+                | Self::InvalidPassword(_)
+                | Self::Transient(_)
+                | Self::Throttled(_)
+        )
+    }
+}
+
+fn shown(problems: &[AnswerProblem]) -> String {
+    problems.iter().map(|problem| format!("{} {}", problem.name, problem.why)).collect::<Vec<_>>().join("; ")
+}
+
 /// Why a session call failed. `api/status.rs` maps every variant to a status.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SessionError {
@@ -404,6 +485,18 @@ pub enum SessionError {
     /// From the token source.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// No such challenge, or another uid's.
+    #[error("no open challenge of this uid has this id: sign in again")]
+    ChallengeNotFound,
+    /// It was answered.
+    #[error("this challenge was answered already: go on with the next one, or sign in again")]
+    ChallengeAnswered,
+    /// It was not answered in time, or made room for newer ones.
+    #[error("this challenge is over: {0}; sign in again")]
+    ChallengeExpired(&'static str),
+    /// Another answer is on its way.
+    #[error("another answer to this challenge is on its way: wait for what comes of it")]
+    ChallengeBusy,
     /// The user must sign in again.
     #[error("{0}")]
     NeedsSignIn(String),

@@ -124,17 +124,28 @@ fn account_error(refused: Refused) -> AccountError {
         Some("InvalidPasswordException" | "PasswordHistoryPolicyViolationException") => {
             AccountError::InvalidPassword(text)
         }
+        Some("InvalidParameterException") => AccountError::InvalidParameter(text),
         // A trigger of the pool refuses what it was given.
-        Some("InvalidParameterException" | "UserLambdaValidationException") => AccountError::InvalidParameter(text),
+        Some("UserLambdaValidationException") => AccountError::Refused(text),
         Some("CodeMismatchException") => AccountError::CodeMismatch(text),
         Some("ExpiredCodeException") => AccountError::CodeExpired(text),
         Some("LimitExceededException" | "TooManyFailedAttemptsException") => AccountError::LimitExceeded(text),
         Some("UserNotFoundException") => AccountError::UserNotFound(text),
-        Some("NotAuthorizedException" | "UserNotConfirmedException") => AccountError::NotAuthorized(text),
-        Some(code) if aws::is_passing(code) => AccountError::Unavailable(text),
+        Some("UserNotConfirmedException") => AccountError::UserNotConfirmed(text),
+        // The same code for an account's state and for a client that needs a secret: only the text tells.
+        Some("NotAuthorizedException") if is_about_the_client(&text) => AccountError::Configuration(text),
+        Some("NotAuthorizedException") => AccountError::NotAuthorized(text),
+        Some("CodeDeliveryFailureException") => AccountError::CodeNotDelivered(text),
+        Some(code) if aws::is_throttling(code) => AccountError::Throttled(text),
+        Some(code) if aws::is_transient(code) => AccountError::Unavailable(text),
+        None if refused.status == Some(429) => AccountError::Throttled(text),
         Some(_) if refused.status.is_some_and(|status| status < 500) => AccountError::Configuration(text),
         _ => AccountError::Unavailable(text),
     }
+}
+
+fn is_about_the_client(text: &str) -> bool {
+    text.contains("secret hash") || text.contains("SECRET_HASH") || text.contains("Client ")
 }
 
 #[cfg(test)]
@@ -144,20 +155,26 @@ mod tests {
     #[test]
     fn codes_become_what_the_api_knows() {
         type Is = fn(&AccountError) -> bool;
-        let table: [(Option<&str>, Option<u16>, Is); 17] = [
+        let table: [(Option<&str>, Option<u16>, Is); 21] = [
             (Some("UsernameExistsException"), Some(400), |it| matches!(it, AccountError::UserExists(_))),
             (Some("AliasExistsException"), Some(400), |it| matches!(it, AccountError::AliasExists(_))),
             (Some("InvalidPasswordException"), Some(400), |it| matches!(it, AccountError::InvalidPassword(_))),
             (Some("InvalidParameterException"), Some(400), |it| matches!(it, AccountError::InvalidParameter(_))),
-            (Some("UserLambdaValidationException"), Some(400), |it| matches!(it, AccountError::InvalidParameter(_))),
+            (Some("UserLambdaValidationException"), Some(400), |it| matches!(it, AccountError::Refused(_))),
+            (Some("UserNotConfirmedException"), Some(400), |it| matches!(it, AccountError::UserNotConfirmed(_))),
+            (Some("PasswordHistoryPolicyViolationException"), Some(400), |it| {
+                matches!(it, AccountError::InvalidPassword(_))
+            }),
+            (Some("TooManyFailedAttemptsException"), Some(400), |it| matches!(it, AccountError::LimitExceeded(_))),
+            (None, Some(429), |it| matches!(it, AccountError::Throttled(_))),
             (Some("CodeMismatchException"), Some(400), |it| matches!(it, AccountError::CodeMismatch(_))),
             (Some("ExpiredCodeException"), Some(400), |it| matches!(it, AccountError::CodeExpired(_))),
             (Some("LimitExceededException"), Some(400), |it| matches!(it, AccountError::LimitExceeded(_))),
             (Some("UserNotFoundException"), Some(400), |it| matches!(it, AccountError::UserNotFound(_))),
             (Some("NotAuthorizedException"), Some(400), |it| matches!(it, AccountError::NotAuthorized(_))),
-            (Some("TooManyRequestsException"), Some(400), |it| matches!(it, AccountError::Unavailable(_))),
+            (Some("TooManyRequestsException"), Some(400), |it| matches!(it, AccountError::Throttled(_))),
             (Some("InternalErrorException"), Some(500), |it| matches!(it, AccountError::Unavailable(_))),
-            (Some("CodeDeliveryFailureException"), Some(400), |it| matches!(it, AccountError::Unavailable(_))),
+            (Some("CodeDeliveryFailureException"), Some(400), |it| matches!(it, AccountError::CodeNotDelivered(_))),
             (Some("ResourceNotFoundException"), Some(400), |it| matches!(it, AccountError::Configuration(_))),
             (Some("InvalidLambdaResponseException"), Some(400), |it| matches!(it, AccountError::Configuration(_))),
             (None, Some(502), |it| matches!(it, AccountError::Unavailable(_))),

@@ -44,7 +44,13 @@ pub fn session(view: SessionView) -> v1::Session {
 
 /// A challenge.
 pub fn challenge(view: ChallengeView) -> v1::Challenge {
-    v1::Challenge { name: view.name, challenge_id: view.id, parameters: view.parameters.into_iter().collect() }
+    v1::Challenge {
+        name: view.name,
+        challenge_id: view.id,
+        parameters: view.parameters.into_iter().collect(),
+        required_responses: view.answers,
+        expire_time: Some(timestamp(view.expire_time)),
+    }
 }
 
 fn session_kind(kind: SessionKind) -> v1::SessionKind {

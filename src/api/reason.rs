@@ -64,6 +64,8 @@ reasons! {
     InvalidParameter = "INVALID_PARAMETER", InvalidArgument, "The directory refuses an input; the text says which.";
     CodeMismatch = "CODE_MISMATCH", InvalidArgument, "The code is wrong.";
     CodeExpired = "CODE_EXPIRED", FailedPrecondition, "The code is too old; ask for a new one.";
+    CodeDeliveryFailed = "CODE_DELIVERY_FAILED", Unavailable, "The directory could not send the code; try again after the delay, or another way.";
+    RefusedByPool = "REFUSED_BY_POOL", PermissionDenied, "A rule of the user pool (one of its triggers) refuses this; the text is the pool's.";
     LimitExceeded = "LIMIT_EXCEEDED", ResourceExhausted, "The directory has seen too many tries for this account.";
     UserNotFound = "USER_NOT_FOUND", NotFound, "No such user, where the directory tells.";
     AccountStateConflict = "ACCOUNT_STATE_CONFLICT", FailedPrecondition, "The account's state does not allow it, for example it is confirmed already.";
@@ -73,6 +75,10 @@ reasons! {
     UserNotConfirmed = "USER_NOT_CONFIRMED", FailedPrecondition, "The account waits for its confirmation code; call ConfirmSignUp.";
     PasswordResetRequired = "PASSWORD_RESET_REQUIRED", FailedPrecondition, "The user must reset the password first; call ForgotPassword.";
     ChallengeRequired = "CHALLENGE_REQUIRED", FailedPrecondition, "The directory asks for something more (for example a second factor) that this version cannot answer.";
+    ChallengeNotFound = "CHALLENGE_NOT_FOUND", NotFound, "No open challenge of this uid has this id; sign in again.";
+    ChallengeAnswered = "CHALLENGE_ANSWERED", FailedPrecondition, "The challenge was answered already; go on with the one that followed, or sign in again.";
+    ChallengeExpired = "CHALLENGE_EXPIRED", FailedPrecondition, "The challenge was not answered in time, or the directory has ended it; sign in again.";
+    ChallengeBusy = "CHALLENGE_BUSY", Aborted, "Another answer to the challenge is on its way.";
     TokenInvalid = "TOKEN_INVALID", Unauthenticated, "The token is forged, malformed, or not an ID token.";
     TokenExpired = "TOKEN_EXPIRED", Unauthenticated, "The token has expired; get a new one.";
     TokenWrongAudience = "TOKEN_WRONG_AUDIENCE", Unauthenticated, "The token is for another client or another pool.";

@@ -51,9 +51,19 @@ impl SessionService for SessionApi {
 
     async fn respond_to_challenge(
         &self,
-        _request: Request<v1::RespondToChallengeRequest>,
+        request: Request<v1::RespondToChallengeRequest>,
     ) -> Result<Response<v1::RespondToChallengeResponse>, Status> {
-        Err(not_built("SessionService/RespondToChallenge"))
+        let caller = caller(&request)?;
+        let v1::RespondToChallengeRequest { challenge_id, responses } = request.into_inner();
+        require(&[("challenge_id", !challenge_id.is_empty())])?;
+        let answers = responses.into_iter().map(|(name, answer)| (name, SecretString::from(answer))).collect();
+        use v1::respond_to_challenge_response::Result as Shown;
+        let progress = self.sessions.respond_to_challenge(&caller, &challenge_id, answers).await;
+        let shown = match progress.map_err(|error| of_session(&error, FIELD))? {
+            SignInProgress::SignedIn(view) => Shown::Session(convert::session(*view)),
+            SignInProgress::Challenged(challenge) => Shown::Challenge(convert::challenge(challenge)),
+        };
+        Ok(Response::new(v1::RespondToChallengeResponse { result: Some(shown) }))
     }
 
     async fn begin_federated_sign_in(
@@ -144,8 +154,8 @@ fn sign_in_method(method: Option<v1::sign_in_request::Method>) -> Result<SignInM
     match method {
         None => Err(require(&[("method", false)]).expect_err("it is missing")),
         Some(Method::Password(given)) => {
-            let has_password = !given.password.is_empty();
-            require(&[("password.username", !given.username.is_empty()), ("password.password", has_password)])?;
+            // Whether the password may be left out is the identity's to say.
+            require(&[("password.username", !given.username.is_empty())])?;
             Ok(SignInMethod::Password { username: given.username, password: SecretString::from(given.password) })
         }
         Some(Method::Tokens(given)) => {

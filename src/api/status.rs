@@ -184,6 +184,10 @@ pub fn of_session(error: &SessionError, path: &str) -> Status {
         }
         SessionError::LimitReached(limit) => failure(Reason::SessionLimitReached).with("max_sessions", limit),
         SessionError::Token(token) => return of_token(token),
+        SessionError::ChallengeNotFound => failure(Reason::ChallengeNotFound),
+        SessionError::ChallengeAnswered => failure(Reason::ChallengeAnswered),
+        SessionError::ChallengeExpired(_) => failure(Reason::ChallengeExpired),
+        SessionError::ChallengeBusy => failure(Reason::ChallengeBusy).retry_after(BUSY_RETRY),
         SessionError::NeedsSignIn(_) => failure(Reason::NeedsSignIn),
         SessionError::Unavailable { retry_after, .. } => {
             failure(Reason::CredentialsUnavailable).retry_after(*retry_after)
@@ -205,7 +209,24 @@ pub fn of_token(error: &TokenError) -> Status {
         TokenError::BadCredentials(_) => failure(Reason::BadCredentials),
         TokenError::UserNotConfirmed(_) => failure(Reason::UserNotConfirmed),
         TokenError::PasswordResetRequired(_) => failure(Reason::PasswordResetRequired),
-        TokenError::ChallengeRequired(name) => failure(Reason::ChallengeRequired).with("challenge", name),
+        TokenError::ChallengeRequired { name, .. } => failure(Reason::ChallengeRequired).with("challenge", name),
+        TokenError::PasswordMissing => {
+            failure(Reason::MissingField).violation("password.password", "must not be empty for this identity")
+        }
+        TokenError::InvalidAnswers(problems) => {
+            let invalid = failure(Reason::InvalidField);
+            problems.iter().fold(invalid, |failure, problem| {
+                failure.violation(format!("responses.{}", problem.name), problem.why.as_str())
+            })
+        }
+        TokenError::AnswerRefused(why) => failure(Reason::InvalidParameter).violation("responses", why),
+        TokenError::CodeMismatch(why) => failure(Reason::CodeMismatch).violation("responses", why),
+        TokenError::CodeExpired(_) => failure(Reason::CodeExpired),
+        TokenError::InvalidPassword(why) => failure(Reason::InvalidPassword).violation("responses.NEW_PASSWORD", why),
+        TokenError::ChallengeOver(_) | TokenError::DeviceUnknown(_) => {
+            let text = format!("the user pool does not wait for this answer any more; sign in again ({error})");
+            Failure::new(Reason::ChallengeExpired, text)
+        }
         TokenError::TokenInvalid(_) => failure(Reason::TokenInvalid),
         TokenError::TokenExpired(_) => failure(Reason::TokenExpired),
         TokenError::TokenWrongAudience(_) => failure(Reason::TokenWrongAudience),
@@ -229,6 +250,10 @@ pub fn of_account(error: &AccountError, password_field: &str) -> Status {
         AccountError::InvalidParameter(_) => failure(Reason::InvalidParameter),
         AccountError::CodeMismatch(why) => failure(Reason::CodeMismatch).violation("confirmation_code", why),
         AccountError::CodeExpired(_) => failure(Reason::CodeExpired),
+        AccountError::Refused(_) => failure(Reason::RefusedByPool),
+        AccountError::UserNotConfirmed(_) => failure(Reason::UserNotConfirmed),
+        AccountError::CodeNotDelivered(_) => failure(Reason::CodeDeliveryFailed).retry_after(TRANSIENT_RETRY),
+        AccountError::Throttled(_) => failure(Reason::UpstreamThrottled).retry_after(THROTTLED_RETRY),
         AccountError::LimitExceeded(_) => failure(Reason::LimitExceeded).retry_after(LOCKOUT_RETRY),
         AccountError::UserNotFound(_) => failure(Reason::UserNotFound),
         AccountError::NotAuthorized(_) => failure(Reason::AccountStateConflict),

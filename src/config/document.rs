@@ -176,6 +176,10 @@ fn read_session(mut table: Section<'_>, state_dir: &std::path::Path) -> session:
     set(&mut config.denied_refresh_max_ms, table.integer("denied_refresh_max_ms", 100..=86_400_000));
     set(&mut config.drain_max_ms, table.integer("drain_max_ms", 0..=YEAR_MS));
     set(&mut config.sign_in_wait_ms, table.integer("sign_in_wait_ms", 0..=60_000));
+    set(&mut config.challenge_lifetime_ms, table.integer("challenge_lifetime_ms", 1_000..=900_000));
+    set(&mut config.max_challenges, size(table.integer("max_challenges", 1..=100_000)));
+    set(&mut config.max_challenges_per_uid, size(table.integer("max_challenges_per_uid", 1..=100_000)));
+    set(&mut config.max_remembered_devices, size(table.integer("max_remembered_devices", 1..=100_000)));
     set(&mut config.max_waiters_per_session, size(table.integer("max_waiters_per_session", 1..=1_000_000)));
     set(&mut config.connect_timeout_ms, table.integer("connect_timeout_ms", 100..=60_000));
     set(&mut config.guest_hand_over_wait_ms, table.integer("guest_hand_over_wait_ms", 0..=60_000));

@@ -210,10 +210,7 @@ fn root_cause(error: &(dyn Error + 'static)) -> String {
     cause.to_string()
 }
 
-/// True for codes that pass by themselves: throttling, the service's own trouble, a code that could not be delivered.
-pub(crate) fn is_passing(code: &str) -> bool {
-    codes::is_throttling(code) || codes::is_transient(code) || code == "CodeDeliveryFailureException"
-}
+pub(crate) use codes::{is_throttling, is_transient};
 
 /// Records a call's time and what came of it.
 pub(crate) fn record<T>(operation: UpstreamOperation, began: std::time::Instant, result: &Result<T, Refused>) {

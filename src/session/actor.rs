@@ -412,7 +412,8 @@ impl Actor {
     fn revoke(&self, everywhere: bool) {
         if let Some(refresh_token) = self.contents.refresh_token.clone() {
             let access_token = self.tokens.as_ref().and_then(|set| set.access_token.clone());
-            self.shared.revoke_later(Arc::clone(&self.identity.tokens), refresh_token, access_token, everywhere);
+            let grant = RefreshGrant { refresh_token: Some(refresh_token), device: self.contents.device.clone() };
+            self.shared.revoke_later(Arc::clone(&self.identity.tokens), grant, access_token, everywhere);
         }
     }
 

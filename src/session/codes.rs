@@ -10,6 +10,10 @@ use crate::credential::codes::{is_throttling, is_transient};
 pub(super) enum PoolCall {
     /// By name and password.
     SignIn,
+    /// The user's answer to a challenge.
+    Answer,
+    /// A device's confirmation, or its proof.
+    Device,
     /// By refresh token.
     Refresh,
     /// Ending tokens.
@@ -20,9 +24,32 @@ pub(super) enum PoolCall {
 pub(super) fn token_error(call: PoolCall, refused: Refused) -> TokenError {
     let text = refused.message;
     match (refused.code.as_deref(), call) {
+        (Some(code), PoolCall::Device) if is_about_the_device(code) => TokenError::DeviceUnknown(text),
+        (Some("ResourceNotFoundException"), PoolCall::SignIn | PoolCall::Answer) if is_no_device(&text) => {
+            TokenError::DeviceUnknown(text)
+        }
+        // The refresh token hangs on a device that somebody removed.
+        (Some("ResourceNotFoundException"), PoolCall::Refresh) if is_no_device(&text) => {
+            TokenError::NotAuthorized(text)
+        }
         // The same code for a wrong password, too many of them, and a client that needs a secret: only the text tells.
-        (Some("NotAuthorizedException"), PoolCall::SignIn) if text.contains("attempts exceeded") => {
+        (Some("NotAuthorizedException"), PoolCall::SignIn | PoolCall::Answer) if text.contains("attempts exceeded") => {
             TokenError::Throttled(text)
+        }
+        (Some("NotAuthorizedException"), PoolCall::Answer) if text.contains("session") => {
+            TokenError::ChallengeOver(text)
+        }
+        (
+            Some("NotAuthorizedException" | "UserNotFoundException" | "UserLambdaValidationException"),
+            PoolCall::Answer,
+        ) => TokenError::BadCredentials(text),
+        (Some("CodeMismatchException" | "EnableSoftwareTokenMFAException"), _) => TokenError::CodeMismatch(text),
+        (Some("ExpiredCodeException"), _) => TokenError::CodeExpired(text),
+        (Some("InvalidPasswordException" | "PasswordHistoryPolicyViolationException"), _) => {
+            TokenError::InvalidPassword(text)
+        }
+        (Some("InvalidParameterException" | "AliasExistsException"), PoolCall::Answer) => {
+            TokenError::AnswerRefused(text)
         }
         (Some("NotAuthorizedException"), PoolCall::SignIn) if is_about_the_client(&text) => {
             TokenError::Configuration(text)
@@ -53,6 +80,21 @@ pub(super) fn is_unknown_call(refused: &Refused) -> bool {
     )
 }
 
+fn is_no_device(text: &str) -> bool {
+    text.contains("Device does not exist")
+}
+
+fn is_about_the_device(code: &str) -> bool {
+    matches!(
+        code,
+        "NotAuthorizedException"
+            | "ResourceNotFoundException"
+            | "InvalidParameterException"
+            | "UserNotFoundException"
+            | "DeviceKeyExistsException"
+    )
+}
+
 fn is_about_the_client(text: &str) -> bool {
     text.contains("secret hash") || text.contains("SECRET_HASH") || text.contains("Client ")
 }
@@ -73,7 +115,14 @@ mod tests {
         let configuration: Is = |it| matches!(it, TokenError::Configuration(_));
         let unconfirmed: Is = |it| matches!(it, TokenError::UserNotConfirmed(_));
         let reset: Is = |it| matches!(it, TokenError::PasswordResetRequired(_));
+        let over: Is = |it| matches!(it, TokenError::ChallengeOver(_));
+        let mismatch: Is = |it| matches!(it, TokenError::CodeMismatch(_));
+        let expired: Is = |it| matches!(it, TokenError::CodeExpired(_));
+        let policy: Is = |it| matches!(it, TokenError::InvalidPassword(_));
+        let form: Is = |it| matches!(it, TokenError::AnswerRefused(_));
+        let device: Is = |it| matches!(it, TokenError::DeviceUnknown(_));
         let (sign_in, refresh, revoke) = (PoolCall::SignIn, PoolCall::Refresh, PoolCall::Revoke);
+        let (answer, of_device) = (PoolCall::Answer, PoolCall::Device);
         let table = [
             (sign_in, Some("NotAuthorizedException"), Some(400), "Incorrect username or password.", bad),
             (sign_in, Some("NotAuthorizedException"), Some(400), "Password attempts exceeded", throttled),
@@ -118,6 +167,38 @@ mod tests {
             (refresh, None, Some(429), "", throttled),
             (refresh, None, None, "no answer", transient),
             (revoke, Some("UnauthorizedException"), Some(400), "", refused),
+            (sign_in, Some("ResourceNotFoundException"), Some(400), "Device does not exist.", device),
+            (answer, Some("ResourceNotFoundException"), Some(400), "Device does not exist.", device),
+            (refresh, Some("ResourceNotFoundException"), Some(400), "Device does not exist.", refused),
+            (of_device, Some("NotAuthorizedException"), Some(400), "Incorrect username or password.", device),
+            (of_device, Some("ResourceNotFoundException"), Some(400), "Device does not exist.", device),
+            (of_device, Some("TooManyRequestsException"), Some(400), "", throttled),
+            (of_device, None, None, "no answer", transient),
+            (answer, Some("CodeMismatchException"), Some(400), "Invalid code or auth state for the user.", mismatch),
+            (answer, Some("EnableSoftwareTokenMFAException"), Some(400), "Code mismatch", mismatch),
+            (
+                answer,
+                Some("ExpiredCodeException"),
+                Some(400),
+                "Your software token has already been used once.",
+                expired,
+            ),
+            (answer, Some("InvalidPasswordException"), Some(400), "Password did not conform with policy", policy),
+            (answer, Some("PasswordHistoryPolicyViolationException"), Some(400), "", policy),
+            (answer, Some("InvalidParameterException"), Some(400), "Missing required attributes", form),
+            (answer, Some("NotAuthorizedException"), Some(400), "Invalid session for the user.", over),
+            (
+                answer,
+                Some("NotAuthorizedException"),
+                Some(400),
+                "Invalid session for the user, session is expired.",
+                over,
+            ),
+            (answer, Some("NotAuthorizedException"), Some(400), "Incorrect username or password.", bad),
+            (answer, Some("NotAuthorizedException"), Some(400), "Password attempts exceeded", throttled),
+            (answer, Some("UserLambdaValidationException"), Some(400), "", bad),
+            (answer, Some("TooManyFailedAttemptsException"), Some(400), "", throttled),
+            (answer, Some("InternalErrorException"), Some(500), "", transient),
             (revoke, Some("UnsupportedTokenTypeException"), Some(400), "", configuration),
         ];
         for (call, code, status, message, expected) in table {

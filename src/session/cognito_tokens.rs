@@ -1,5 +1,6 @@
-//! The user pool as token source. AWS SDK types stay in this file. Promises that every ID token that leaves it is
-//! verified; must never show a token in an error.
+//! The user pool as token source. AWS SDK types stay here. Promises that every ID token that leaves it is verified, and
+//! that a password leaves the device only where the configuration says so, whatever the pool answers; must never show a
+//! token in an error.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::codes::{PoolCall, is_unknown_call, token_error};
 use super::jwks::{Expected, Jwks};
-use super::{Challenge, RefreshGrant, RememberedDevice, SignInStep, TokenError, TokenSet, TokenSource, TokensConfig};
+use super::{
+    Challenge, RefreshGrant, RememberDevice, RememberedDevice, SignInFlow, SignInStep, TokenError, TokenSet,
+    TokenSource, TokensConfig,
+};
 use crate::clock::Clock;
 use crate::credential::SetupError;
 use crate::credential::aws::{self, Refused, Route, sdk_config};
@@ -21,7 +25,11 @@ use crate::telemetry::metrics::UpstreamOperation;
 #[derive(Debug)]
 pub struct CognitoTokens {
     provider: String,
+    /// The pool's id after the underscore: SRP mixes it into passwords.
+    srp_realm: String,
     client_id: String,
+    flow: SignInFlow,
+    remember: RememberDevice,
     client: Client,
     route: Route,
     jwks: Jwks,
@@ -39,6 +47,11 @@ macro_rules! call {
         reply
     }};
 }
+
+// Behind the macro, which they use.
+mod challenge;
+mod device;
+mod srp;
 
 impl CognitoTokens {
     /// Builds the clients; makes no call.
@@ -62,7 +75,10 @@ impl CognitoTokens {
         };
         Ok(Self {
             provider: config.provider(),
+            srp_realm: config.user_pool_id.split_once('_').map_or(&*config.user_pool_id, |(_, id)| id).to_owned(),
             client_id: config.client_id.clone(),
+            flow: config.sign_in_flow,
+            remember: config.remember_device,
             client: Client::from_conf(sdk_config!(aws_sdk_cognitoidentityprovider, &route)),
             route,
             jwks: Jwks::new(expected, clock),
@@ -95,9 +111,11 @@ impl CognitoTokens {
     async fn refresh_by_token(
         &self,
         refresh_token: &SecretString,
+        device: Option<&RememberedDevice>,
     ) -> Result<Option<AuthenticationResultType>, TokenError> {
         let request = self.client.get_tokens_from_refresh_token().client_id(&self.client_id);
         let request = request.refresh_token(refresh_token.expose_secret());
+        let request = request.set_device_key(device.map(|device| device.key.clone()));
         match call!(self, TokenRefresh, "GetTokensFromRefreshToken", request) {
             Ok(reply) => Ok(Some(reply.authentication_result.ok_or_else(|| lacking("AuthenticationResult"))?)),
             Err(refused) if is_unknown_call(&refused) => Ok(None),
@@ -108,9 +126,13 @@ impl CognitoTokens {
     async fn refresh_by_auth(
         &self,
         refresh_token: &SecretString,
+        device: Option<&RememberedDevice>,
     ) -> Result<Option<AuthenticationResultType>, TokenError> {
         let request = self.client.initiate_auth().client_id(&self.client_id).auth_flow(AuthFlowType::RefreshTokenAuth);
-        let request = request.auth_parameters("REFRESH_TOKEN", refresh_token.expose_secret());
+        let mut request = request.auth_parameters("REFRESH_TOKEN", refresh_token.expose_secret());
+        if let Some(device) = device {
+            request = request.auth_parameters("DEVICE_KEY", &device.key);
+        }
         let reply = call!(self, TokenRefresh, "InitiateAuth(REFRESH_TOKEN_AUTH)", request);
         Ok(reply.map_err(|refused| token_error(PoolCall::Refresh, refused))?.authentication_result)
     }
@@ -126,32 +148,26 @@ impl TokenSource for CognitoTokens {
         &self,
         username: &str,
         password: &SecretString,
-        _device: Option<&RememberedDevice>,
+        device: Option<&RememberedDevice>,
     ) -> Result<SignInStep, TokenError> {
-        if username.is_empty() || password.expose_secret().is_empty() {
-            return Err(TokenError::BadCredentials("a name and a password are needed to sign in".to_owned()));
+        // A device without a password has nothing to prove itself with.
+        let device = device.filter(|device| device.password.is_some());
+        match self.sign_in_once(username, password, device).await {
+            Err(TokenError::DeviceUnknown(why)) if device.is_some() => {
+                tracing::info!(%why, "the user pool does not know this device any more: signing in without it");
+                self.sign_in_once(username, password, None).await
+            }
+            other => other,
         }
-        let request = self.client.initiate_auth().client_id(&self.client_id).auth_flow(AuthFlowType::UserPasswordAuth);
-        let request = request.auth_parameters("USERNAME", username);
-        let request = request.auth_parameters("PASSWORD", password.expose_secret());
-        let reply = call!(self, PasswordAuth, "InitiateAuth(USER_PASSWORD_AUTH)", request);
-        let reply = reply.map_err(|refused| token_error(PoolCall::SignIn, refused))?;
-        if let Some(challenge) = reply.challenge_name {
-            return Err(TokenError::ChallengeRequired(format!(
-                "the user pool asks for {}: this account cannot sign in with a password alone",
-                challenge.as_str()
-            )));
-        }
-        Ok(SignInStep::Tokens(Box::new(self.tokens(reply.authentication_result).await?)))
     }
 
     async fn answer(
         &self,
         challenge: &Challenge,
-        _answers: &BTreeMap<String, SecretString>,
-        _device: Option<&RememberedDevice>,
+        answers: &BTreeMap<String, SecretString>,
+        device: Option<&RememberedDevice>,
     ) -> Result<SignInStep, TokenError> {
-        Err(TokenError::ChallengeRequired(challenge.name.clone()))
+        self.answer_challenge(challenge, answers, device).await
     }
 
     async fn verify(
@@ -169,24 +185,27 @@ impl TokenSource for CognitoTokens {
         };
         let mut given = None;
         if !self.refreshes_by_auth.load(Ordering::Relaxed) {
-            given = self.refresh_by_token(refresh_token).await?;
+            given = self.refresh_by_token(refresh_token, grant.device.as_ref()).await?;
             self.refreshes_by_auth.store(given.is_none(), Ordering::Relaxed);
         }
         if given.is_none() {
-            given = self.refresh_by_auth(refresh_token).await?;
+            given = self.refresh_by_auth(refresh_token, grant.device.as_ref()).await?;
         }
-        self.tokens(given).await
+        let mut set = self.tokens(given).await?;
+        set.device.clone_from(&grant.device);
+        Ok(set)
     }
 
     async fn revoke(
         &self,
-        refresh_token: &SecretString,
+        grant: &RefreshGrant,
         access_token: Option<&SecretString>,
         everywhere: bool,
     ) -> Result<(), TokenError> {
         if everywhere {
-            self.sign_out_everywhere(refresh_token, access_token).await?;
+            self.sign_out_everywhere(grant, access_token).await?;
         }
+        let Some(refresh_token) = &grant.refresh_token else { return Ok(()) };
         let request = self.client.revoke_token().client_id(&self.client_id).token(refresh_token.expose_secret());
         match call!(self, Revoke, "RevokeToken", request) {
             Ok(_) => Ok(()),
@@ -203,7 +222,7 @@ impl CognitoTokens {
     /// `GlobalSignOut` needs an access token that is still good: a new one is got where there is none.
     async fn sign_out_everywhere(
         &self,
-        refresh_token: &SecretString,
+        grant: &RefreshGrant,
         access_token: Option<&SecretString>,
     ) -> Result<(), TokenError> {
         if let Some(token) = access_token {
@@ -212,8 +231,7 @@ impl CognitoTokens {
                 other => return other,
             }
         }
-        let grant = RefreshGrant { refresh_token: Some(refresh_token.clone()), device: None };
-        match self.refresh(&grant).await {
+        match self.refresh(grant).await {
             Ok(TokenSet { access_token: Some(token), .. }) => self.global_sign_out(&token).await,
             Ok(_) => Err(lacking("AccessToken")),
             // Whoever cannot refresh is signed out already.

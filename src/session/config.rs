@@ -42,6 +42,14 @@ pub struct Config {
     pub drain_max_ms: u64,
     /// How long a sign-in waits for the first credentials before it answers without them.
     pub sign_in_wait_ms: u64,
+    /// How long a challenge may be answered: shorter than the user pool waits (`AuthSessionValidity`, 3 minutes at least).
+    pub challenge_lifetime_ms: u64,
+    /// The most challenges that wait for an answer; the oldest makes room.
+    pub max_challenges: usize,
+    /// The same of one uid.
+    pub max_challenges_per_uid: usize,
+    /// The most remembered devices that are kept; the oldest makes room.
+    pub max_remembered_devices: usize,
     /// The most callers that wait for one session.
     pub max_waiters_per_session: usize,
     /// How long connecting to AWS may take.
@@ -74,6 +82,10 @@ impl Default for Config {
             denied_refresh_max_ms: 900_000,
             drain_max_ms: 24 * 3_600_000,
             sign_in_wait_ms: 10_000,
+            challenge_lifetime_ms: 170_000,
+            max_challenges: 1_024,
+            max_challenges_per_uid: 32,
+            max_remembered_devices: 4_096,
             max_waiters_per_session: 16_384,
             connect_timeout_ms: 3_000,
             call_timeout_ms: 10_000,
@@ -135,6 +147,35 @@ pub struct TokensConfig {
     pub issuer: Option<String>,
     /// Where the pool's keys are; left out: the issuer's own `/.well-known/jwks.json`.
     pub jwks_url: Option<String>,
+    /// How a password is proved.
+    pub sign_in_flow: SignInFlow,
+    /// Whether the pool is told to remember this device.
+    pub remember_device: RememberDevice,
+}
+
+/// How a user signs in by name and password. What the pool answers never changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SignInFlow {
+    /// `USER_SRP_AUTH`: the password never leaves the device.
+    #[default]
+    Srp,
+    /// `USER_PASSWORD_AUTH`: the password is sent to the pool, over TLS.
+    Password,
+    /// `USER_AUTH`: with a password SRP, without one the user chooses among what the pool offers.
+    Choice,
+}
+
+/// What becomes of the device after a sign-in, in pools that track devices. Such a pool refreshes only for a confirmed
+/// device, so it is confirmed in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RememberDevice {
+    /// As the pool says: remembered where the pool always does, not where it leaves that to the user.
+    #[default]
+    Pool,
+    /// Remembered also where the pool leaves that to the user.
+    Always,
+    /// Not remembered: every sign-in needs its second factor.
+    Never,
 }
 
 impl TokensConfig {

@@ -12,7 +12,15 @@ pub fn token_failure(error: &TokenError) -> Failure {
         | TokenError::BadCredentials(_)
         | TokenError::UserNotConfirmed(_)
         | TokenError::PasswordResetRequired(_)
-        | TokenError::ChallengeRequired(_) => Failure::TokenRefused,
+        | TokenError::ChallengeRequired { .. }
+        | TokenError::PasswordMissing
+        | TokenError::InvalidAnswers(_)
+        | TokenError::AnswerRefused(_)
+        | TokenError::CodeMismatch(_)
+        | TokenError::CodeExpired(_)
+        | TokenError::InvalidPassword(_)
+        | TokenError::ChallengeOver(_)
+        | TokenError::DeviceUnknown(_) => Failure::TokenRefused,
         TokenError::TokenWrongAudience(_) => Failure::OtherUser,
         // A token that is over on arrival is a wrong clock, not a wrong user.
         TokenError::Transient(_) | TokenError::TokenExpired(_) => Failure::Transient,

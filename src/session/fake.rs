@@ -1,7 +1,7 @@
 //! A user pool and an identity pool in memory, for the tests of sessions: counts its calls, fails as told, and can be
 //! held so that a test sees what happens while a call is in flight.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -37,6 +37,14 @@ pub struct Pools {
     pub credential_errors: VecDeque<CredentialErrorKind>,
     /// Every refresh gives a new refresh token, and only the newest is good.
     pub rotate: bool,
+    /// The code that is asked for at a sign-in, by `sub`.
+    pub factors: HashMap<String, String>,
+    /// Errors of the next answers.
+    pub answer_errors: VecDeque<TokenError>,
+    /// Sign-ins give a device, and one that is known here needs no code.
+    pub tracks_devices: bool,
+    /// The devices' keys.
+    pub devices: HashSet<String>,
     /// The refresh token that is good, by `sub`.
     pub refresh_tokens: HashMap<String, String>,
     /// The identity pool takes guests.
@@ -84,6 +92,22 @@ impl FakeCloud {
             allow_client_role_choice: false,
             guests: true,
         }
+    }
+
+    /// The tokens at the end of a sign-in.
+    fn signed_in(&self, subject: &str, device: Option<&RememberedDevice>) -> SignInStep {
+        let mut set = self.tokens(subject, true);
+        let mut pools = self.pools();
+        if pools.tracks_devices {
+            set.device = device.filter(|device| pools.devices.contains(&device.key)).cloned();
+            if set.device.is_none() {
+                let key = format!("device.{}", pools.serial);
+                pools.devices.insert(key.clone());
+                let password = Some(SecretString::from(format!("password of {key}")));
+                set.device = Some(RememberedDevice { key, group_key: "group".into(), password });
+            }
+        }
+        SignInStep::Tokens(Box::new(set))
     }
 
     async fn call(&self, name: &'static str) {
@@ -140,7 +164,7 @@ impl TokenSource for FakeTokens {
         &self,
         username: &str,
         password: &SecretString,
-        _: Option<&RememberedDevice>,
+        device: Option<&RememberedDevice>,
     ) -> Result<SignInStep, TokenError> {
         self.0.call("sign_in").await;
         if let Some(error) = self.0.pools().sign_in_errors.pop_front() {
@@ -149,16 +173,35 @@ impl TokenSource for FakeTokens {
         if password.expose_secret() == "wrong" {
             return Err(TokenError::BadCredentials("Incorrect username or password.".into()));
         }
-        Ok(SignInStep::Tokens(Box::new(self.0.tokens(username, true))))
+        let known = device.is_some_and(|device| self.0.pools().devices.contains(&device.key));
+        if !known && self.0.pools().factors.contains_key(username) {
+            return Ok(SignInStep::Challenge(Box::new(Challenge {
+                name: "SMS_MFA".into(),
+                parameters: [("CODE_DELIVERY_DESTINATION".to_owned(), "+***1".to_owned())].into(),
+                answers: vec!["SMS_MFA_CODE".into()],
+                username: username.into(),
+                handle: format!("handle of {username}").into(),
+            })));
+        }
+        Ok(self.0.signed_in(username, device))
     }
 
     async fn answer(
         &self,
         challenge: &Challenge,
-        _: &BTreeMap<String, SecretString>,
-        _: Option<&RememberedDevice>,
+        answers: &BTreeMap<String, SecretString>,
+        device: Option<&RememberedDevice>,
     ) -> Result<SignInStep, TokenError> {
-        Err(TokenError::ChallengeRequired(challenge.name.clone()))
+        self.0.call("answer").await;
+        assert_eq!(challenge.handle.expose_secret(), format!("handle of {}", challenge.username));
+        if let Some(error) = self.0.pools().answer_errors.pop_front() {
+            return Err(error);
+        }
+        let code = answers.get("SMS_MFA_CODE").map(|code| code.expose_secret().to_owned());
+        if code != self.0.pools().factors.get(&challenge.username).cloned() {
+            return Err(TokenError::CodeMismatch("Invalid code".into()));
+        }
+        Ok(self.0.signed_in(&challenge.username, device))
     }
 
     async fn verify(
@@ -190,13 +233,9 @@ impl TokenSource for FakeTokens {
         Ok(self.0.tokens(&subject, rotate))
     }
 
-    async fn revoke(
-        &self,
-        refresh_token: &SecretString,
-        _: Option<&SecretString>,
-        everywhere: bool,
-    ) -> Result<(), TokenError> {
+    async fn revoke(&self, grant: &RefreshGrant, _: Option<&SecretString>, everywhere: bool) -> Result<(), TokenError> {
         self.0.call("revoke").await;
+        let refresh_token = grant.refresh_token.as_ref().expect("nothing else is revoked");
         self.0.pools().revoked.push((refresh_token.expose_secret().to_owned(), everywhere));
         Ok(())
     }

@@ -2,6 +2,8 @@
 //! returns, and that a damaged file is a session that needs a sign-in, never a crash; must never write a token in the
 //! clear.
 
+mod devices;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -13,6 +15,8 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
+
+pub use devices::DevicePlace;
 
 use super::endpoint_token::EndpointToken;
 use super::seal::SealKey;
@@ -117,7 +121,7 @@ struct Plain {
 struct PlainDevice {
     key: String,
     group_key: String,
-    password: String,
+    password: Option<String>,
 }
 
 impl Drop for Plain {
@@ -136,7 +140,7 @@ impl Drop for PlainDevice {
 impl From<&RememberedDevice> for PlainDevice {
     fn from(device: &RememberedDevice) -> Self {
         let RememberedDevice { key, group_key, password } = device.clone();
-        Self { key, group_key, password: password.expose_secret().to_owned() }
+        Self { key, group_key, password: password.map(|password| password.expose_secret().to_owned()) }
     }
 }
 
@@ -145,7 +149,7 @@ impl From<PlainDevice> for RememberedDevice {
         Self {
             key: std::mem::take(&mut plain.key),
             group_key: std::mem::take(&mut plain.group_key),
-            password: std::mem::take(&mut plain.password).into(),
+            password: plain.password.take().map(SecretString::from),
         }
     }
 }
@@ -232,10 +236,15 @@ impl Inner {
         };
         let plain = Zeroizing::new(serde_json::to_vec(&plain)?);
         let sealed = STANDARD.encode(self.key.seal(&bound(&place), &plain));
-        let (path, temporary) = (self.path(&place.id), self.dir.join(format!("{}.new", place.id)));
-        let text = serde_json::to_vec(&OnDisk { version: 1, place, sealed })?;
+        let name = place.id.clone();
+        self.put(&name, SUFFIX, &serde_json::to_vec(&OnDisk { version: 1, place, sealed })?)
+    }
+
+    /// Puts a whole file in the place of the one before; durable when this returns.
+    fn put(&self, name: &str, suffix: &str, text: &[u8]) -> std::io::Result<()> {
+        let (path, temporary) = (self.dir.join(format!("{name}.{suffix}")), self.dir.join(format!("{name}.new")));
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&text)?;
+        file.write_all(text)?;
         file.sync_all()?;
         std::fs::rename(&temporary, &path)?;
         File::open(&self.dir)?.sync_all()

@@ -12,14 +12,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::actor::{Actor, Start};
+use super::challenges::Challenges;
 use super::event::Limits;
 use super::files::{Contents, Files, Place};
 use super::guests::Offer;
 use super::limiter::Limiter;
 use super::mailbox::{Answer, Asker, Command, SignIn};
 use super::{
-    Config, Identity, ServedCredentials, SessionError, SessionId, SessionKind, SessionView, TokenError, TokenSet,
-    TokenSource, endpoint_token,
+    Config, Identity, RefreshGrant, ServedCredentials, SessionError, SessionId, SessionKind, SessionView, TokenError,
+    TokenSet, TokenSource, endpoint_token,
 };
 use crate::caller::Caller;
 use crate::clock::{BootInstant, Clock, unix_ms};
@@ -54,6 +55,8 @@ pub struct Shared {
     pub clock: Clock,
     pub limiter: Limiter,
     pub files: Files,
+    /// Sign-ins that wait for the user.
+    pub challenges: Challenges,
     /// By [`Handle::serial`]; only the sessions' tasks write.
     pub cache: moka::sync::Cache<u64, Arc<Served>>,
     pub registry: RwLock<Registry>,
@@ -162,6 +165,7 @@ impl Shared {
             give_up_after: Duration::from_millis(
                 config.connect_timeout_ms.saturating_add(config.call_timeout_ms.saturating_mul(GIVE_UP_CALLS)),
             ),
+            challenges: Challenges::new(&config),
             config,
             identities,
             clock,
@@ -274,8 +278,9 @@ impl Shared {
         // A guest who signs in makes room for the user.
         let held = self.read().by_id.len() - usize::from(guest.is_some());
         if held >= self.config.max_sessions {
-            if let (true, Some(refresh_token)) = (ours, tokens.refresh_token) {
-                self.revoke_later(identity.tokens, refresh_token, tokens.access_token, false);
+            if ours && tokens.refresh_token.is_some() {
+                let grant = RefreshGrant { refresh_token: tokens.refresh_token, device: tokens.device };
+                self.revoke_later(identity.tokens, grant, tokens.access_token, false);
             }
             return Err(SessionError::LimitReached(held));
         }
@@ -341,7 +346,7 @@ impl Shared {
     pub fn revoke_later(
         self: &Arc<Self>,
         source: Arc<dyn TokenSource>,
-        refresh_token: SecretString,
+        grant: RefreshGrant,
         access_token: Option<SecretString>,
         everywhere: bool,
     ) {
@@ -350,7 +355,7 @@ impl Shared {
             for wait in REVOKE_WAITS {
                 tokio::time::sleep(wait).await;
                 shared.limiter.acquire_urgent().await;
-                let call = source.revoke(&refresh_token, access_token.as_ref(), everywhere);
+                let call = source.revoke(&grant, access_token.as_ref(), everywhere);
                 match tokio::time::timeout(shared.give_up_after, call).await {
                     Ok(Ok(())) => return,
                     Ok(Err(TokenError::Transient(_) | TokenError::Throttled(_))) | Err(_) => {}
@@ -370,13 +375,13 @@ impl Shared {
 }
 
 /// One of the sign-ins that a uid may have under way.
-pub struct SigningIn<'a> {
-    shared: &'a Shared,
+pub struct SigningIn {
+    shared: Arc<Shared>,
     uid: u32,
 }
 
-impl<'a> SigningIn<'a> {
-    pub fn new(shared: &'a Shared, uid: u32) -> Result<Self, SessionError> {
+impl SigningIn {
+    pub fn new(shared: &Arc<Shared>, uid: u32) -> Result<Self, SessionError> {
         let mut under_way = lock(&shared.signing_in);
         let count = under_way.entry(uid).or_default();
         if *count >= SIGN_INS_PER_UID {
@@ -386,11 +391,12 @@ impl<'a> SigningIn<'a> {
             });
         }
         *count += 1;
-        Ok(Self { shared, uid })
+        drop(under_way);
+        Ok(Self { shared: Arc::clone(shared), uid })
     }
 }
 
-impl Drop for SigningIn<'_> {
+impl Drop for SigningIn {
     fn drop(&mut self) {
         let mut under_way = lock(&self.shared.signing_in);
         if let Some(count) = under_way.get_mut(&self.uid) {

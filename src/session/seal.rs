@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::hkdf;
+use aws_lc_rs::{hkdf, hmac};
 use zeroize::Zeroizing;
 
 /// The credential's name in `$CREDENTIALS_DIRECTORY`.
@@ -17,8 +17,11 @@ const KEY_BYTES: usize = 32;
 /// No key is longer; what is, is another file.
 const KEY_MAX_BYTES: u64 = 4_096;
 
-/// AES-256-GCM under a key derived from the key file or the systemd credential.
-pub struct SealKey(RandomizedNonceKey);
+/// AES-256-GCM under a key derived from the key file or the systemd credential, and a second key for files' names.
+pub struct SealKey {
+    seal: RandomizedNonceKey,
+    names: hmac::Key,
+}
 
 impl std::fmt::Debug for SealKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -71,7 +74,8 @@ impl SealKey {
     /// Never: AES-GCM seals any text of less than 64 GiB.
     pub fn seal(&self, place: &[u8], plain: &[u8]) -> Vec<u8> {
         let mut sealed = plain.to_vec();
-        let nonce = self.0.seal_in_place_append_tag(Aad::from(place), &mut sealed).expect("AES-GCM seals short texts");
+        let nonce =
+            self.seal.seal_in_place_append_tag(Aad::from(place), &mut sealed).expect("AES-GCM seals short texts");
         let mut out = nonce.as_ref().to_vec();
         out.append(&mut sealed);
         out
@@ -82,9 +86,14 @@ impl SealKey {
         let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut buffer = Zeroizing::new(sealed.to_vec());
-        let length = self.0.open_in_place(nonce, Aad::from(place), &mut buffer).ok()?.len();
+        let length = self.seal.open_in_place(nonce, Aad::from(place), &mut buffer).ok()?.len();
         buffer.truncate(length);
         Some(buffer)
+    }
+
+    /// A file's name for `place` that tells nobody without the key what it stands for.
+    pub fn name(&self, place: &[u8]) -> String {
+        hmac::sign(&self.names, place).as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn create(key_file: &Path) -> Result<Self, String> {
@@ -109,12 +118,12 @@ impl SealKey {
 
     fn derive(material: &[u8]) -> Result<Self, String> {
         let mut key = Zeroizing::new([0_u8; KEY_BYTES]);
-        hkdf::Salt::new(hkdf::HKDF_SHA256, b"tidegate")
-            .extract(material)
+        let material = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tidegate").extract(material);
+        let names = material.expand(&[b"names of files, version 1"], hmac::HMAC_SHA256).map(hmac::Key::from);
+        material
             .expand(&[b"sealed sessions, version 1"], &AES_256_GCM)
             .and_then(|okm| okm.fill(&mut key[..]))
-            .and_then(|()| RandomizedNonceKey::new(&AES_256_GCM, &key[..]))
-            .map(Self)
+            .and_then(|()| Ok(Self { seal: RandomizedNonceKey::new(&AES_256_GCM, &key[..])?, names: names? }))
             .map_err(|_| "the seal key cannot be derived".to_owned())
     }
 }

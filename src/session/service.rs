@@ -65,8 +65,11 @@ impl Services {
             let (session, service) = (&place.id, &place.service);
             tracing::warn!(%session, %service, "this service session is not in the configuration any more: it ends");
             let identity = shared.identity(Some(&place.identity)).ok();
-            if let (Some(identity), Some(token)) = (identity, contents.and_then(|contents| contents.refresh_token)) {
-                shared.revoke_later(identity.tokens, token, None, false);
+            if let (Some(identity), Some(contents)) = (identity, contents)
+                && contents.refresh_token.is_some()
+            {
+                let grant = RefreshGrant { refresh_token: contents.refresh_token, device: contents.device };
+                shared.revoke_later(identity.tokens, grant, None, false);
             }
             shared.files.remove(session).await?;
         }
@@ -110,11 +113,14 @@ impl ServiceConfig {
                 tracing::info!(service = %self.name, "the device account signed itself in");
                 Ok(*tokens)
             }
-            SignInStep::Challenge(challenge) => Err(TokenError::ChallengeRequired(format!(
-                "the user pool asks the device account for {}: nobody is there to answer, so it must be able to sign in \
-                 by its password alone",
-                challenge.name
-            ))),
+            SignInStep::Challenge(challenge) => Err(TokenError::ChallengeRequired {
+                why: format!(
+                    "the user pool asks the device account for {}: nobody is there to answer, so it must be able to sign \
+                     in by its password alone",
+                    challenge.name
+                ),
+                name: challenge.name,
+            }),
         }
     }
 

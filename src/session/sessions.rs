@@ -18,7 +18,7 @@ use super::registry::{Handle, Shared, SigningIn, stopping};
 use super::service::Services;
 use super::{
     Config, Identity, ServedCredentials, ServedTokens, SessionError, SessionId, SessionKind, SessionView, SignInMethod,
-    SignInProgress, SignInStep, SignOutUploads, TokenError, TokenSet,
+    SignInProgress, SignOutUploads, TokenError, TokenSet,
 };
 use crate::caller::Caller;
 use crate::clock::{Clock, unix_ms};
@@ -133,17 +133,7 @@ impl Sessions {
         method: SignInMethod,
     ) -> Result<SignInProgress, SessionError> {
         let result = self.sign_in_and_wait(caller, identity, method).await;
-        metrics().sign_in(match &result {
-            Ok(_) => SignInOutcome::Ok,
-            Err(SessionError::Token(
-                TokenError::BadCredentials(_)
-                | TokenError::TokenInvalid(_)
-                | TokenError::TokenExpired(_)
-                | TokenError::TokenWrongAudience(_),
-            ))
-            | Err(SessionError::GuestsRefused(_)) => SignInOutcome::Refused,
-            Err(_) => SignInOutcome::Failed,
-        });
+        count_sign_in(&result);
         result
     }
 
@@ -287,6 +277,10 @@ impl Sessions {
         handle.ask(|reply| Asker::Denied(denied_access_key_id.to_owned(), reply)).await
     }
 
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
     async fn sign_in_and_wait(
         &self,
         caller: &Caller,
@@ -294,7 +288,7 @@ impl Sessions {
         method: SignInMethod,
     ) -> Result<SignInProgress, SessionError> {
         let identity = self.0.identity(identity)?;
-        let _one_of_few = SigningIn::new(&self.0, caller.uid)?;
+        let one_of_few = SigningIn::new(&self.0, caller.uid)?;
         self.0.limiter.acquire_urgent().await;
         let (tokens, username, ours) = match method {
             SignInMethod::Guest => {
@@ -305,12 +299,7 @@ impl Sessions {
                 return Ok(self.first_credentials(&handle).await);
             }
             SignInMethod::Password { username, password } => {
-                match identity.tokens.sign_in(&username, &password, None).await? {
-                    SignInStep::Tokens(tokens) => (*tokens, username, true),
-                    SignInStep::Challenge(challenge) => {
-                        return Err(TokenError::ChallengeRequired(challenge.name).into());
-                    }
-                }
+                return self.sign_in_by_password(*caller, identity, username, password, one_of_few).await;
             }
             SignInMethod::Tokens { id_token, access_token, refresh_token } => {
                 let tokens = identity.tokens.verify(id_token, access_token, refresh_token).await?;
@@ -323,7 +312,7 @@ impl Sessions {
 
     /// Makes verified tokens a session. `ours` says that nobody else holds the refresh token: it is revoked where there
     /// is no room for the session.
-    async fn take_in(
+    pub(super) async fn take_in(
         &self,
         caller: &Caller,
         identity: Identity,
@@ -346,4 +335,22 @@ impl Sessions {
         let view = handle.view.borrow().clone();
         SignInProgress::SignedIn(Box::new(view))
     }
+}
+
+/// Counts what came of a step.
+pub(super) fn count_sign_in(result: &Result<SignInProgress, SessionError>) {
+    metrics().sign_in(match result {
+        Ok(SignInProgress::SignedIn(_)) => SignInOutcome::Ok,
+        Ok(SignInProgress::Challenged(_)) => SignInOutcome::Challenged,
+        Err(SessionError::Token(
+            TokenError::BadCredentials(_)
+            | TokenError::TokenInvalid(_)
+            | TokenError::TokenExpired(_)
+            | TokenError::TokenWrongAudience(_)
+            | TokenError::CodeMismatch(_)
+            | TokenError::CodeExpired(_),
+        ))
+        | Err(SessionError::GuestsRefused(_)) => SignInOutcome::Refused,
+        Err(_) => SignInOutcome::Failed,
+    });
 }

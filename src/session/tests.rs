@@ -16,6 +16,8 @@ use crate::caller::Caller;
 use crate::clock::{Clock, from_unix_ms};
 use crate::credential::CredentialErrorKind;
 
+mod challenges;
+
 const ADA: Caller = Caller { uid: 1_000, gid: 1_000, is_admin: false };
 const BOB: Caller = Caller { uid: 1_001, gid: 1_001, is_admin: false };
 const ROOT: Caller = Caller { uid: 0, gid: 0, is_admin: true };

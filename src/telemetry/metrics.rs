@@ -61,7 +61,7 @@ metrics_table! {
     SESSIONS = "tidegate_sessions", Gauge, "{session}", ["state"],
         "Sessions on this device, by state.";
     SIGN_INS = "tidegate_session_sign_ins_total", Counter, "{sign_in}", ["outcome"],
-        "Answered SignIn calls, by outcome.";
+        "Answered SignIn and RespondToChallenge calls, by outcome.";
     UPSTREAM_DURATION = "tidegate_credential_upstream_call_duration_seconds", Histogram, "s", ["operation", "outcome"],
         "Time and number of calls to the user pool, the identity pool and STS, by operation and outcome.";
     CREDENTIAL_CACHE = "tidegate_credential_cache_total", Counter, "{read}", ["result"],
@@ -140,10 +140,12 @@ label_values! {
 }
 
 label_values! {
-    /// What came of a SignIn.
+    /// What came of a SignIn, or of the answer to its challenge.
     SignInOutcome {
         /// A session.
         Ok = "ok",
+        /// Something is asked first.
+        Challenged = "challenged",
         /// Wrong name, password or token.
         Refused = "refused",
         /// Something else.
@@ -154,8 +156,12 @@ label_values! {
 label_values! {
     /// A call to AWS for tokens or credentials.
     UpstreamOperation {
-        /// InitiateAuth with a password.
+        /// InitiateAuth by name, with a password or its proof.
         PasswordAuth = "password_auth",
+        /// RespondToAuthChallenge, AssociateSoftwareToken or VerifySoftwareToken.
+        Challenge = "challenge",
+        /// ConfirmDevice or UpdateDeviceStatus.
+        Device = "device",
         /// InitiateAuth or GetTokensFromRefreshToken.
         TokenRefresh = "token_refresh",
         /// RevokeToken or GlobalSignOut.

@@ -105,7 +105,11 @@ async fn requests() {
     table.row("a guest", sessions.sign_in(request).await, Code::FailedPrecondition, refused, "guests = true");
     let unimplemented = "UNIMPLEMENTED_IN_THIS_VERSION";
     let answer = sessions.respond_to_challenge(v1::RespondToChallengeRequest::default()).await;
-    table.row("a challenge", answer, Code::Unimplemented, unimplemented, "RespondToChallenge");
+    table.row("no challenge", answer, invalid, "MISSING_FIELD", "challenge_id");
+    let responses = [("SMS_MFA_CODE".to_owned(), "123456".to_owned())].into();
+    let request = v1::RespondToChallengeRequest { challenge_id: "x".repeat(10_000), responses };
+    let answer = sessions.respond_to_challenge(request).await;
+    table.row("an unknown challenge", answer, Code::NotFound, "CHALLENGE_NOT_FOUND", "sign in again");
     let answer = sessions.begin_federated_sign_in(v1::BeginFederatedSignInRequest::default()).await;
     table.row("federation", answer, Code::Unimplemented, unimplemented, "BeginFederatedSignIn");
     let answer = sessions.complete_federated_sign_in(v1::CompleteFederatedSignInRequest::default()).await;

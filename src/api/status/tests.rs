@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::session::AnswerProblem;
 use crate::upload::Ulid;
 
 fn text() -> String {
@@ -19,6 +20,10 @@ fn session_errors() -> Vec<(SessionError, Reason)> {
         (SessionError::IdentityAmbiguous(2), Reason::IdentityAmbiguous),
         (SessionError::LimitReached(3), Reason::SessionLimitReached),
         (SessionError::Token(TokenError::BadCredentials(text())), Reason::BadCredentials),
+        (SessionError::ChallengeNotFound, Reason::ChallengeNotFound),
+        (SessionError::ChallengeAnswered, Reason::ChallengeAnswered),
+        (SessionError::ChallengeExpired("late"), Reason::ChallengeExpired),
+        (SessionError::ChallengeBusy, Reason::ChallengeBusy),
         (SessionError::NeedsSignIn(text()), Reason::NeedsSignIn),
         (SessionError::Unavailable { message: text(), retry_after }, Reason::CredentialsUnavailable),
         (SessionError::Configuration(text()), Reason::UpstreamMisconfigured),
@@ -32,7 +37,18 @@ fn token_errors() -> Vec<(TokenError, Reason)> {
         (TokenError::BadCredentials(text()), Reason::BadCredentials),
         (TokenError::UserNotConfirmed(text()), Reason::UserNotConfirmed),
         (TokenError::PasswordResetRequired(text()), Reason::PasswordResetRequired),
-        (TokenError::ChallengeRequired(text()), Reason::ChallengeRequired),
+        (TokenError::ChallengeRequired { name: "WEB_AUTHN".to_owned(), why: text() }, Reason::ChallengeRequired),
+        (TokenError::PasswordMissing, Reason::MissingField),
+        (
+            TokenError::InvalidAnswers(vec![AnswerProblem { name: "SMS_MFA_CODE".to_owned(), why: text() }]),
+            Reason::InvalidField,
+        ),
+        (TokenError::AnswerRefused(text()), Reason::InvalidParameter),
+        (TokenError::CodeMismatch(text()), Reason::CodeMismatch),
+        (TokenError::CodeExpired(text()), Reason::CodeExpired),
+        (TokenError::InvalidPassword(text()), Reason::InvalidPassword),
+        (TokenError::ChallengeOver(text()), Reason::ChallengeExpired),
+        (TokenError::DeviceUnknown(text()), Reason::ChallengeExpired),
         (TokenError::TokenInvalid(text()), Reason::TokenInvalid),
         (TokenError::TokenExpired(text()), Reason::TokenExpired),
         (TokenError::TokenWrongAudience(text()), Reason::TokenWrongAudience),
@@ -53,6 +69,10 @@ fn account_errors() -> Vec<(AccountError, Reason)> {
         (AccountError::CodeMismatch(text()), Reason::CodeMismatch),
         (AccountError::CodeExpired(text()), Reason::CodeExpired),
         (AccountError::LimitExceeded(text()), Reason::LimitExceeded),
+        (AccountError::CodeNotDelivered(text()), Reason::CodeDeliveryFailed),
+        (AccountError::Refused(text()), Reason::RefusedByPool),
+        (AccountError::UserNotConfirmed(text()), Reason::UserNotConfirmed),
+        (AccountError::Throttled(text()), Reason::UpstreamThrottled),
         (AccountError::UserNotFound(text()), Reason::UserNotFound),
         (AccountError::NotAuthorized(text()), Reason::AccountStateConflict),
         (AccountError::Unavailable(text()), Reason::UpstreamUnavailable),

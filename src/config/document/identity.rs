@@ -4,7 +4,7 @@ use super::uniquely_named;
 use crate::config::IdentityConfig;
 use crate::config::reader::Section;
 use crate::credential::{SecretPlace, SourceConfig, SourceKind};
-use crate::session::{ServiceConfig, ServiceLogin, TokensConfig, TokensKind};
+use crate::session::{RememberDevice, ServiceConfig, ServiceLogin, SignInFlow, TokensConfig, TokensKind};
 
 /// Reads one `[[identity]]`.
 pub(super) fn read(mut table: Section<'_>) -> IdentityConfig {
@@ -37,6 +37,9 @@ fn takes_guests(kind: SourceKind) -> bool {
 
 fn read_tokens(mut table: Section<'_>) -> TokensConfig {
     let kinds = [("cognito_user_pool", TokensKind::CognitoUserPool)];
+    let flows = [("srp", SignInFlow::Srp), ("password", SignInFlow::Password), ("choice", SignInFlow::Choice)];
+    let remember =
+        [("pool", RememberDevice::Pool), ("always", RememberDevice::Always), ("never", RememberDevice::Never)];
     let config = TokensConfig {
         kind: table.choice("kind", &kinds).unwrap_or_default(),
         region: table.required_string("region"),
@@ -45,6 +48,8 @@ fn read_tokens(mut table: Section<'_>) -> TokensConfig {
         endpoint_url: table.string("endpoint_url"),
         issuer: table.string("issuer"),
         jwks_url: table.string("jwks_url"),
+        sign_in_flow: table.choice("sign_in_flow", &flows).unwrap_or_default(),
+        remember_device: table.choice("remember_device", &remember).unwrap_or_default(),
     };
     table.finish();
     config
