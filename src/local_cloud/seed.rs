@@ -32,6 +32,8 @@ pub struct UserPoolSeed {
     pub name: String,
     /// `UsernameAttributes` contains `email`: people sign in with the address.
     pub email_as_username: bool,
+    /// `AliasAttributes` contains `email`: a proven address is another name of its user.
+    pub email_as_alias: bool,
     /// `AutoVerifiedAttributes` contains `email`: a code is sent at sign-up.
     pub auto_verify_email: bool,
     /// `AdminCreateUserConfig.AllowAdminCreateUserOnly` is false.

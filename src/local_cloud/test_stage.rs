@@ -190,6 +190,7 @@ fn user_pool() -> UserPoolSeed {
         id: POOL.into(),
         name: "photos".into(),
         email_as_username: true,
+        email_as_alias: false,
         auto_verify_email: true,
         allow_sign_up: true,
         password_policy: PasswordPolicySeed::default(),

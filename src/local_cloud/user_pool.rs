@@ -201,6 +201,7 @@ const OPERATIONS: &[Operation] = operations! {
     "AdminListDevices" => admin_list_devices,
     "AdminListGroupsForUser" => admin_list_groups_for_user,
     "AdminRemoveUserFromGroup" => admin_remove_user_from_group,
+    "AdminResetUserPassword" => admin_reset_user_password,
     "AdminRespondToAuthChallenge" => admin_respond_to_auth_challenge,
     "AdminSetUserMFAPreference" => admin_set_user_mfa_preference,
     "AdminSetUserPassword" => admin_set_user_password,

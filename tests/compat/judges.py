@@ -15,6 +15,7 @@ ACCOUNT = "123456789012"
 BUCKET = "app-photos"
 # ministack makes no random codes.
 CODE = "123456"
+RESET_CODE = "654321"
 # As in deploy/aws/template.yaml.
 PASSWORD_POLICY = {
     "MinimumLength": 10,
@@ -197,6 +198,9 @@ path_style = true
 
     def code_for(self, username):
         return CODE
+
+    def reset_code_for(self, username):
+        return RESET_CODE
 
     def move_to_tier(self, username, group, other):
         self.idp.admin_add_user_to_group(UserPoolId=self.user_pool_id, Username=username, GroupName=group)

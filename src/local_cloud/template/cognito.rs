@@ -32,6 +32,7 @@ pub(super) fn add_user_pool(resource: &Resource<'_>, seed: &mut Seed) -> Result<
         id: resource.physical.reference.clone(),
         name: properties.optional_text("UserPoolName")?.unwrap_or_else(|| resource.physical.name.clone()),
         email_as_username: contains_email("UsernameAttributes")?,
+        email_as_alias: contains_email("AliasAttributes")?,
         auto_verify_email: contains_email("AutoVerifiedAttributes")?,
         allow_sign_up: !allow_admin_only,
         password_policy: password_policy(properties)?,

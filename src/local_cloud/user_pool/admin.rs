@@ -56,6 +56,20 @@ impl Request {
         })
     }
 
+    pub(super) fn admin_reset_user_password(&self) -> Result<Value, AwsError> {
+        let pool = self.administer("AdminResetUserPassword")?;
+        let user = self.named_user(pool)?;
+        if user.status != UserStatus::Confirmed {
+            return Err(not_authorized("User password cannot be reset in the current state."));
+        }
+        if user.email().is_none() || !user.email_is_verified() {
+            let message = "Cannot reset password for the user as there is no registered/verified email or phone_number";
+            return Err(invalid_parameter(message));
+        }
+        self.send_code(pool, &user, CodePurpose::ResetPassword)?;
+        self.change(pool, &user, |user| user.status = UserStatus::ResetRequired)
+    }
+
     pub(super) fn admin_confirm_sign_up(&self) -> Result<Value, AwsError> {
         let pool = self.administer("AdminConfirmSignUp")?;
         let user = self.named_user(pool)?;

@@ -28,6 +28,7 @@ impl Request {
                 "Name": seed.name,
                 "Arn": pool.arn,
                 "UsernameAttributes": with_email(seed.email_as_username),
+                "AliasAttributes": with_email(seed.email_as_alias),
                 "AutoVerifiedAttributes": with_email(seed.auto_verify_email),
                 "AdminCreateUserConfig": { "AllowAdminCreateUserOnly": !seed.allow_sign_up },
                 "UsernameConfiguration": { "CaseSensitive": false },

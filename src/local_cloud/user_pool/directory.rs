@@ -29,6 +29,8 @@ pub enum UserStatus {
     Confirmed,
     /// Has a temporary password.
     ForceChangePassword,
+    /// Has to choose another password by a code that was sent.
+    ResetRequired,
     /// Comes in by another provider and has no password.
     ExternalProvider,
 }
@@ -40,6 +42,7 @@ impl UserStatus {
             Self::Unconfirmed => "UNCONFIRMED",
             Self::Confirmed => "CONFIRMED",
             Self::ForceChangePassword => "FORCE_CHANGE_PASSWORD",
+            Self::ResetRequired => "RESET_REQUIRED",
             Self::ExternalProvider => "EXTERNAL_PROVIDER",
         }
     }
@@ -161,12 +164,23 @@ impl Attempts {
     }
 }
 
+/// What an address is good for when somebody signs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressUse {
+    /// Nothing.
+    None,
+    /// It is the user's name.
+    Username,
+    /// It is another name of the user, once it is proven.
+    Alias,
+}
+
 /// The users of one pool.
 #[derive(Debug)]
 pub struct Directory {
     state: StateDir,
     folder: String,
-    finds_by_email: bool,
+    addresses: AddressUse,
     users: Mutex<Users>,
 }
 
@@ -179,12 +193,12 @@ struct Users {
 
 impl Directory {
     /// Reads the users of `folder`.
-    pub fn load(state: &StateDir, folder: &str, finds_by_email: bool) -> Result<Self, StateError> {
+    pub fn load(state: &StateDir, folder: &str, addresses: AddressUse) -> Result<Self, StateError> {
         let mut users = Users::default();
         for user in state.read_all::<User>(folder)? {
-            users.put(user, finds_by_email);
+            users.put(user, addresses);
         }
-        Ok(Self { state: state.clone(), folder: folder.to_owned(), finds_by_email, users: Mutex::new(users) })
+        Ok(Self { state: state.clone(), folder: folder.to_owned(), addresses, users: Mutex::new(users) })
     }
 
     /// The user with this `sub`.
@@ -201,14 +215,14 @@ impl Directory {
     /// Takes a new user in; `taken` where one of its names is somebody's.
     pub fn insert(&self, user: User, taken: AwsError) -> Result<(), AwsError> {
         let mut users = self.lock();
-        if names(&user, self.finds_by_email).any(|name| users.by_name.contains_key(&name)) {
+        if names(&user, self.addresses).any(|name| users.by_name.contains_key(&name)) {
             return Err(taken);
         }
         if users.by_sub.len() >= MOST_USERS {
             return Err(AwsError::new("LimitExceededException", "The user pool is full."));
         }
         self.keep(&user)?;
-        users.put(user, self.finds_by_email);
+        users.put(user, self.addresses);
         Ok(())
     }
 
@@ -218,13 +232,12 @@ impl Directory {
         let mut user = users.by_sub.get(sub).cloned().ok_or_else(no_user)?;
         let result = change(&mut user);
         let collides = |name| users.by_name.get(&name).is_some_and(|owner| owner != sub);
-        if names(&user, self.finds_by_email).any(collides) {
-            let message = "An account with the given email already exists.";
-            return Err(AwsError::new("AliasExistsException", message));
+        if names(&user, self.addresses).any(collides) {
+            return Err(address_is_taken());
         }
         self.keep(&user)?;
         users.forget_names(sub);
-        users.put(user, self.finds_by_email);
+        users.put(user, self.addresses);
         Ok(result)
     }
 
@@ -276,8 +289,8 @@ impl Directory {
 }
 
 impl Users {
-    fn put(&mut self, user: User, finds_by_email: bool) {
-        for name in names(&user, finds_by_email) {
+    fn put(&mut self, user: User, addresses: AddressUse) {
+        for name in names(&user, addresses) {
             self.by_name.insert(name, user.sub.clone());
         }
         self.by_sub.insert(user.sub.clone(), user);
@@ -285,7 +298,7 @@ impl Users {
 
     fn forget_names(&mut self, sub: &str) {
         if let Some(user) = self.by_sub.get(sub) {
-            for name in names(user, true) {
+            for name in names(user, AddressUse::Username) {
                 if self.by_name.get(&name).is_some_and(|owner| owner == sub) {
                     self.by_name.remove(&name);
                 }
@@ -294,15 +307,26 @@ impl Users {
     }
 }
 
-fn names(user: &User, finds_by_email: bool) -> impl Iterator<Item = String> {
+fn names(user: &User, addresses: AddressUse) -> impl Iterator<Item = String> {
     // A provider's user has the address on that provider's word only: nobody signs in with it.
-    let email = user.email().filter(|_| finds_by_email && user.status != UserStatus::ExternalProvider);
+    let is_native = user.status != UserStatus::ExternalProvider;
+    let counts = match addresses {
+        AddressUse::None => false,
+        AddressUse::Username => is_native,
+        AddressUse::Alias => is_native && user.email_is_verified(),
+    };
+    let email = user.email().filter(|_| counts);
     [Some(user.sub.as_str()), Some(user.username.as_str()), email].into_iter().flatten().map(fold)
 }
 
 /// Names are compared without case, as Cognito advises for new pools.
 fn fold(name: &str) -> String {
     name.to_lowercase()
+}
+
+/// Somebody else signs in with the address.
+pub fn address_is_taken() -> AwsError {
+    AwsError::new("AliasExistsException", "An account with the given email already exists.")
 }
 
 /// The user is not there (any more).

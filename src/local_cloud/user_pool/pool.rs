@@ -6,7 +6,7 @@ use crate::local_cloud::seed::{MfaSeed, UserPoolClientSeed, UserPoolSeed};
 use crate::local_cloud::signing_key::SigningKey;
 use crate::local_cloud::site::{Site, StartError};
 use crate::local_cloud::user_pool::challenge::Challenges;
-use crate::local_cloud::user_pool::directory::Directory;
+use crate::local_cloud::user_pool::directory::{AddressUse, Directory};
 
 /// A user pool.
 #[derive(Debug)]
@@ -29,13 +29,18 @@ impl Pool {
     pub fn start(site: &Site, seed: &UserPoolSeed) -> Result<Self, StartError> {
         let id = &seed.id;
         let folder = format!("user_pools/{id}");
+        let addresses = match (seed.email_as_username, seed.email_as_alias) {
+            (true, _) => AddressUse::Username,
+            (false, true) => AddressUse::Alias,
+            (false, false) => AddressUse::None,
+        };
         Ok(Self {
             seed: seed.clone(),
             issuer: format!("{}/{id}", site.base_url),
             provider: format!("cognito-idp.{}.amazonaws.com/{id}", site.region),
             arn: arn(site, id),
             key: SigningKey::load_or_generate(&site.state, &format!("{folder}/key"))?,
-            directory: Directory::load(&site.state, &format!("{folder}/users"), seed.email_as_username)?,
+            directory: Directory::load(&site.state, &format!("{folder}/users"), addresses)?,
             challenges: Challenges::default(),
             mfa: Mutex::new(seed.mfa),
         })

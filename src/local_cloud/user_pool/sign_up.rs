@@ -8,7 +8,7 @@ use crate::local_cloud::error::AwsError;
 use crate::local_cloud::seed::UserPoolClientSeed;
 use crate::local_cloud::site::new_uuid;
 use crate::local_cloud::user_pool::codes::{self, CodePurpose, delivery_details};
-use crate::local_cloud::user_pool::directory::{Attempts, User, UserStatus};
+use crate::local_cloud::user_pool::directory::{Attempts, User, UserStatus, address_is_taken};
 use crate::local_cloud::user_pool::password;
 use crate::local_cloud::user_pool::pool::Pool;
 use crate::local_cloud::user_pool::request::{Request, invalid_parameter, not_authorized};
@@ -76,18 +76,32 @@ impl Request {
             return Err(if client.prevent_user_existence_errors { codes::expired() } else { no_combination() });
         };
         let now_ms = self.now_ms();
-        pool.directory.update(&user.sub, |user| {
-            if user.status != UserStatus::Unconfirmed {
-                let status = user.status.name();
-                return Err(not_authorized(format!("User cannot be confirmed. Current status is {status}")));
+        let confirm = || {
+            pool.directory.update(&user.sub, |user| {
+                if user.status != UserStatus::Unconfirmed {
+                    let status = user.status.name();
+                    return Err(not_authorized(format!("User cannot be confirmed. Current status is {status}")));
+                }
+                user.codes.check(CodePurpose::ConfirmSignUp, code, now_ms)?;
+                user.codes.used(CodePurpose::ConfirmSignUp);
+                user.attributes.insert("email_verified".into(), "true".into());
+                user.status = UserStatus::Confirmed;
+                user.modify_ms = now_ms;
+                Ok(())
+            })?
+        };
+        match confirm() {
+            // Who proves an address last may take it over, where the client says so.
+            Err(taken) if taken == address_is_taken() && self.field("ForceAliasCreation").as_bool() == Some(true) => {
+                if let Some(owner) = user.email().and_then(|email| pool.directory.find(email)) {
+                    pool.directory.update(&owner.sub, |owner| {
+                        owner.attributes.insert("email_verified".into(), "false".into());
+                    })?;
+                }
+                confirm()?;
             }
-            user.codes.check(CodePurpose::ConfirmSignUp, code, now_ms)?;
-            user.codes.used(CodePurpose::ConfirmSignUp);
-            user.attributes.insert("email_verified".into(), "true".into());
-            user.status = UserStatus::Confirmed;
-            user.modify_ms = now_ms;
-            Ok(())
-        })??;
+            confirmed => confirmed?,
+        }
         Ok(json!({}))
     }
 
@@ -175,6 +189,9 @@ impl Request {
                 return Err(invalid_parameter("Attribute value for email must not differ from the username."));
             }
             sub.clone()
+        } else if pool.seed.email_as_alias && is_email(name) {
+            let message = "Username cannot be of email format, since user pool is configured for email alias.";
+            return Err(invalid_parameter(message));
         } else {
             name.to_owned()
         };
@@ -192,7 +209,7 @@ impl Request {
     }
 
     /// Makes a code and delivers it.
-    fn send_code(&self, pool: &Pool, user: &User, purpose: CodePurpose) -> Result<(), AwsError> {
+    pub(super) fn send_code(&self, pool: &Pool, user: &User, purpose: CodePurpose) -> Result<(), AwsError> {
         let now_ms = self.now_ms();
         let code = pool.directory.update(&user.sub, |user| user.codes.issue(purpose, now_ms))??;
         self.deliver(pool, user, purpose, code);

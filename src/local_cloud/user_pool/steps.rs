@@ -82,6 +82,9 @@ impl Request {
         match user.status {
             UserStatus::ExternalProvider => Err(wrong_password()),
             UserStatus::Unconfirmed => Err(AwsError::new("UserNotConfirmedException", "User is not confirmed.")),
+            UserStatus::ResetRequired => {
+                Err(AwsError::new("PasswordResetRequiredException", "Password reset required for the user"))
+            }
             UserStatus::ForceChangePassword => Ok(self.ask_new_password(pool, client, attempt, &user)),
             UserStatus::Confirmed => {
                 let device = attempt.device_key.as_deref().and_then(|key| user.device(key));

@@ -11,6 +11,7 @@ use crate::local_cloud::test_stage::{
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+mod accounts;
 mod choices;
 mod devices;
 mod second_factors;

@@ -101,9 +101,10 @@ proptest! {
     }
 
     #[test]
-    fn any_parameters_never_panic(name in "[A-Za-z]{1,12}", value in "\\PC{0,30}", known in 0_usize..7) {
+    fn any_parameters_never_panic(name in "[A-Za-z]{1,12}", value in "\\PC{0,30}", known in 0_usize..10) {
         let names = ["AppName", "BucketName", "AbortIncompleteUploadsAfterDays", "PasswordMinimumLength",
-            "RefreshTokenValidityDays", "UsersWithoutGroup", "AllowGuests"];
+            "RefreshTokenValidityDays", "UsersWithoutGroup", "AllowGuests",
+            "SecondFactor", "RememberDevices", "SignInByMailedCode"];
         let _ = load(built_in(), &options(&[(&name, &value)]));
         let _ = load(built_in(), &options(&[(names[known], &value)]));
     }

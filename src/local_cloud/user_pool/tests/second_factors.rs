@@ -1,7 +1,7 @@
 //! Second factors as a client meets them.
 
 use super::*;
-use crate::local_cloud::seed::{MfaMode, MfaSeed, UserPoolSeed};
+use crate::local_cloud::seed::{DevicesSeed, MfaMode, MfaSeed, UserPoolSeed};
 use crate::local_cloud::user_pool::totp::Secret;
 
 const ANN: &str = "ann@example.com";
@@ -363,6 +363,37 @@ async fn a_new_password_comes_with_what_the_pool_has_to_know_and_the_second_fact
     let code = stage.code(ANN, CodePurpose::SecondFactor);
     let tokens = answer(&stage, &asked, json!({ "EMAIL_OTP_CODE": code })).await.unwrap();
     assert_eq!(stage.claims(&tokens["AuthenticationResult"]["IdToken"])["name"], "Ann");
+}
+
+#[tokio::test]
+async fn the_hosted_page_asks_as_well_and_makes_no_device() {
+    let stage = stage(|pool| {
+        pool.mfa = all_factors(MfaMode::Optional);
+        pool.devices = Some(DevicesSeed { replace_second_factor: true, ask_user: false });
+    });
+    let sub = stage.free_user(ANN).await;
+    let secret = set_up_app(&stage).await;
+    let asked = stage.user_pools.page_sign_in(CLIENT, ANN, PASSWORD).await.unwrap();
+    let PageAnswer::Challenge { name, session, .. } = asked else { panic!("{asked:?}") };
+    let respond = async |code: String| {
+        let responses = json!({ "USERNAME": ANN, "SOFTWARE_TOKEN_MFA_CODE": code });
+        stage.user_pools.page_answer(CLIENT, &name, &session, &responses).await
+    };
+    assert_eq!(respond("none".into()).await.unwrap_err().code, "CodeMismatchException");
+    let signed_in = respond(Secret::code_of(&secret, stage.site.now_s())).await.unwrap();
+    let PageAnswer::SignedIn { sub: who } = signed_in else { panic!("{signed_in:?}") };
+    assert_eq!(who, sub);
+    let grant = TokenGrant {
+        client_id: CLIENT.into(),
+        sub,
+        scopes: Scopes::of("openid"),
+        nonce: None,
+        auth_time_s: stage.site.now_s(),
+    };
+    let (tokens, _) = stage.user_pools.begin_tokens(grant).await.unwrap();
+    assert!(tokens["NewDeviceMetadata"].is_null());
+    let refresh_token = tokens["RefreshToken"].as_str().unwrap();
+    stage.user_pools.refresh_tokens(CLIENT, refresh_token).await.unwrap();
 }
 
 #[tokio::test]
