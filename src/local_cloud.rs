@@ -11,6 +11,7 @@
 //! for a while; stale uploads are cleared at the start, not daily; bytes survive a restart of the process, not a power
 //! cut; buckets come from the template only.
 
+pub mod api_gateway;
 pub mod counters;
 pub mod error;
 pub mod faults;

@@ -4,6 +4,8 @@
 #[cfg(feature = "local-cloud")]
 mod activation;
 #[cfg(feature = "local-cloud")]
+mod authoriser;
+#[cfg(feature = "local-cloud")]
 mod bad_input;
 #[cfg(feature = "local-cloud")]
 mod browser;
