@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -31,6 +32,9 @@ pub struct Args {
     /// A value for a parameter of the template; may be repeated.
     #[arg(long = "parameter", value_name = "KEY=VALUE", value_parser = pair)]
     parameters: Vec<(String, String)>,
+    /// Let credentials last this long at most instead of an hour, so that rotations are seen within seconds; at least 5.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(5..=43_200))]
+    longest_credentials_s: Option<u64>,
     /// Which log lines are written to stderr, for example info or tidegate=debug.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log_filter: String,
@@ -50,6 +54,7 @@ pub async fn run(args: Args, output: &Output) -> Result<(), CliError> {
     // From here on a signal ends it in order, also while it starts.
     let stop = super::stop_signal();
     let cloud = LocalCloud::start(options).await.map_err(|error| refused(&error))?;
+    cloud.sts().limit_lifetimes(args.longest_credentials_s.map(Duration::from_secs));
     output.show(|| describe(&cloud), || welcome::message(&cloud).trim_end().to_owned());
     stop.await;
     cloud.shutdown().await;

@@ -1,6 +1,6 @@
 //! The command line as people and scripts use it: the real binary, its output, its exit codes.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Output, Stdio};
 
@@ -26,7 +26,9 @@ fn help_names_every_command_and_every_exit_code() {
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     let text = stdout(&help);
-    for command in ["serve", "sign-up", "confirm", "sign-in", "upload", "uploads", "watch", "status", "completions"] {
+    for command in
+        ["serve", "sign-up", "confirm", "sign-in", "upload", "uploads", "watch", "credentials", "status", "completions"]
+    {
         assert!(text.contains(&format!("\n  {command} ")), "{command} is not in:\n{text}");
     }
     for exit in tidegate::cli::exit::Exit::ALL {
@@ -387,4 +389,44 @@ fn the_demo_tidies_up_when_it_is_interrupted() {
     rig::terminate(&demo);
     assert!(demo.wait().unwrap().success());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo left something behind");
+}
+
+#[test]
+fn credentials_are_printed_for_a_process_a_shell_and_a_follower() {
+    let rig = Rig::start();
+    let nobody = rig.run(&["credentials"]);
+    assert_eq!(nobody.status.code(), Some(5));
+    assert!(nobody.stdout.is_empty() && stderr(&nobody).contains("NO_SESSION"), "{}", stderr(&nobody));
+    rig.sign_in("ada@example.com");
+
+    let process = rig.run(&["credentials"]);
+    assert!(process.status.success() && process.stderr.is_empty());
+    let said: Value = serde_json::from_slice(&process.stdout).unwrap();
+    assert_eq!(said["Version"], 1);
+    let end = humantime::parse_rfc3339(said["Expiration"].as_str().unwrap()).unwrap();
+    assert!(end > std::time::SystemTime::now());
+    let shown = rig.json(&["credentials"]);
+    assert_eq!((&shown["access_key_id"], &shown["stale"]), (&said["AccessKeyId"], &Value::Bool(false)));
+    let lines = stdout(&rig.run(&["credentials", "--format", "env"]));
+    let script = format!("{lines}\nprintf %s \"$AWS_ACCESS_KEY_ID $AWS_SECRET_ACCESS_KEY $AWS_SESSION_TOKEN\"");
+    let shell = std::process::Command::new("sh").arg("-c").arg(script).output().unwrap();
+    let word = |name: &str| said[name].as_str().unwrap().to_owned();
+    let wanted = format!("{} {} {}", word("AccessKeyId"), word("SecretAccessKey"), word("SessionToken"));
+    assert_eq!(stdout(&shell), wanted);
+    for wrong in [&["credentials", "--format", "env", "--json"][..], &["credentials", "--watch", "--endpoint"]] {
+        assert_eq!(rig.run(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    let endpoint = rig.run(&["credentials", "--endpoint"]);
+    assert_eq!(endpoint.status.code(), Some(7));
+    assert!(stderr(&endpoint).contains("VENDING_DISABLED"), "{}", stderr(&endpoint));
+
+    let mut watch = rig.command(&["credentials", "--watch"]);
+    let mut watch = watch.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().expect("a line").unwrap()).unwrap();
+    assert_eq!(next()["access_key_id"], said["AccessKeyId"]);
+    rig.json(&["refresh"]);
+    assert_ne!(next()["access_key_id"], said["AccessKeyId"], "the rotation");
+    rig.json(&["sign-out"]);
+    assert!(watch.wait().unwrap().success(), "ends with the session");
 }

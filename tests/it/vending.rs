@@ -304,21 +304,20 @@ async fn a_request_that_waits_is_refused_when_the_user_signs_out() {
     let mut stage = stage().await;
     let (session, _) = signed_in(&stage).await;
     stage.stop_daemon().await;
-    slow(&stage, "*");
+    let delay = Rule::new("*", Effect::Delay).latency(Duration::from_secs(3));
+    stage.cloud.faults().add(delay.next(100)).unwrap();
     stage.start_daemon().await.unwrap();
     let endpoint = open(&stage, &session, false).await;
-    let before = stage.cloud.requests(0).len();
     let waiting = tokio::spawn({
         let endpoint = endpoint.clone();
         async move { endpoint.get().await }
     });
     let called = async {
-        while stage.cloud.counters().call_counts().values().sum::<u64>() == 0 && stage.cloud.requests(0).len() == before
-        {
+        while stage.cloud.faults().plan().rules[0].next == Some(100) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), called).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), called).await.expect("the request has made the daemon call");
     sign_out(&stage, &session, v1::SignOutUploads::Park).await;
     waiting.await.unwrap().is(401, "UNAUTHORIZED");
 }
