@@ -12,6 +12,7 @@ pub mod daemon;
 #[cfg(feature = "local-cloud")]
 pub mod local_cloud;
 pub mod loopback;
+pub mod pre_sign_up;
 pub mod session;
 pub mod srp;
 pub mod store;

@@ -49,7 +49,7 @@ use hosted_ui::HostedUi;
 use identity_pool::IdentityPools;
 use oidc_provider::OidcProviders;
 use s3::{Buckets, S3StartError};
-use seed::Seed;
+use seed::{PreSignUp, Seed};
 use server::{RequestLog, RequestRecord, Server, Services};
 use site::{Site, StartError};
 use state_dir::StateDir;
@@ -77,6 +77,8 @@ pub struct Options {
     pub clock: Clock,
     /// The administrator's keys.
     pub administrator: AdministratorKeys,
+    /// What runs before a user of Google, Apple or another provider is made.
+    pub pre_sign_up: PreSignUp,
 }
 
 impl Default for Options {
@@ -92,6 +94,7 @@ impl Default for Options {
                 access_key_id: "AKIATIDEGATELOCAL000".to_owned(),
                 secret_access_key: SecretString::from("tidegate-local-cloud-administrator-key00"),
             },
+            pre_sign_up: PreSignUp::Link,
         }
     }
 }
@@ -276,7 +279,8 @@ struct Built {
 
 impl Built {
     fn new(options: Options, address: SocketAddr) -> Result<Self, LocalCloudError> {
-        let seed = read_seed(options.template, options.parameters)?;
+        let mut seed = read_seed(options.template, options.parameters)?;
+        seed.user_pools.iter_mut().for_each(|pool| pool.pre_sign_up = options.pre_sign_up);
         let temporary = if options.data_dir.is_none() { Some(TemporaryDirectory::new()?) } else { None };
         let data_dir = match (&temporary, options.data_dir) {
             (Some(temporary), _) => temporary.0.clone(),

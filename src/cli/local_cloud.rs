@@ -10,6 +10,7 @@ use serde_json::json;
 use super::exit::CliError;
 use super::output::Output;
 use super::sign_up::pair;
+use crate::local_cloud::seed::PreSignUp;
 use crate::local_cloud::{LocalCloud, LocalCloudError, Options, TemplateSource, welcome};
 use crate::telemetry;
 
@@ -35,9 +36,34 @@ pub struct Args {
     /// Let credentials last this long at most instead of an hour, so that rotations are seen within seconds; at least 5.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(5..=43_200))]
     longest_credentials_s: Option<u64>,
+    /// The pre-sign-up trigger: who comes by Google or Apple for the first time, with a verified address, is linked to
+    /// the native user that has proven it, or to a new one. AWS needs a function of yours for that.
+    #[arg(long, value_enum, default_value_t = Trigger::Link)]
+    pre_sign_up: Trigger,
     /// Which log lines are written to stderr, for example info or tidegate=debug.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log_filter: String,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Trigger {
+    /// No trigger: a provider's user is always a user of their own.
+    None,
+    /// One person, one `sub`.
+    Link,
+    /// The same, but the sign-in that made the link fails with AWS's "Already found an entry for username"; the next
+    /// one goes through. AWS has been seen to do both.
+    LinkAndFailOnce,
+}
+
+impl From<Trigger> for PreSignUp {
+    fn from(trigger: Trigger) -> Self {
+        match trigger {
+            Trigger::None => Self::None,
+            Trigger::Link => Self::Link,
+            Trigger::LinkAndFailOnce => Self::LinkAndFailOnce,
+        }
+    }
 }
 
 pub async fn run(args: Args, output: &Output) -> Result<(), CliError> {
@@ -49,6 +75,7 @@ pub async fn run(args: Args, output: &Output) -> Result<(), CliError> {
         data_dir: args.data_dir,
         template: args.seed.map_or(TemplateSource::BuiltIn, TemplateSource::File),
         parameters: args.parameters.into_iter().collect(),
+        pre_sign_up: args.pre_sign_up.into(),
         ..Options::default()
     };
     // From here on a signal ends it in order, also while it starts.

@@ -15,6 +15,7 @@ pub(super) mod pages;
 mod relying_party;
 pub(super) mod token;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -310,12 +311,12 @@ impl HostedUi {
 }
 
 /// The client learns that its sign-in failed.
-fn to_app(authorize: &Authorize, error: &'static str, description: &'static str) -> Answer {
+fn to_app(authorize: &Authorize, error: &'static str, description: impl Into<Cow<'static, str>>) -> Answer {
     refused(&Refusal::Redirect {
         redirect_uri: authorize.redirect_uri.clone(),
         state: authorize.state.clone(),
         error,
-        description,
+        description: description.into(),
     })
 }
 
@@ -324,7 +325,7 @@ fn refused(refusal: &Refusal) -> Answer {
         Refusal::Page(message) => pages::error(400, "redirect_mismatch", "This sign-in cannot begin", message),
         Refusal::Redirect { redirect_uri, state, error, description } => {
             let fields =
-                [("error", Some(*error)), ("error_description", Some(*description)), ("state", state.as_deref())];
+                [("error", Some(*error)), ("error_description", Some(description)), ("state", state.as_deref())];
             let mut answer = pages::redirect(&callback(redirect_uri, &fields));
             answer.extensions_mut().insert(ErrorCode((*error).to_owned()));
             answer

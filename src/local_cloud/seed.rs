@@ -54,6 +54,8 @@ pub struct UserPoolSeed {
     pub first_factors: Vec<String>,
     /// The attributes that `Schema` requires.
     pub required_attributes: Vec<String>,
+    /// What runs before a user of another provider is made.
+    pub pre_sign_up: PreSignUp,
 }
 
 /// `MfaConfiguration` and `EnabledMfas`.
@@ -88,6 +90,20 @@ pub struct DevicesSeed {
     pub replace_second_factor: bool,
     /// `DeviceOnlyRememberedOnUserPrompt`: the app says which device is remembered.
     pub ask_user: bool,
+}
+
+/// The pre-sign-up trigger of a user pool (`PreSignUp_ExternalProvider`): not what the template says, because a template
+/// for AWS names a function and no code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PreSignUp {
+    /// Nothing: every provider's user is a user of their own.
+    #[default]
+    None,
+    /// [`crate::pre_sign_up`], and the sign-in goes on.
+    Link,
+    /// The same, but the sign-in in which a link was made fails with "Already found an entry for username …", as has
+    /// been seen of AWS: the next one goes through.
+    LinkAndFailOnce,
 }
 
 /// `AWS::Cognito::UserPoolIdentityProvider`.

@@ -11,7 +11,7 @@ use crate::local_cloud::counters::Counters;
 use crate::local_cloud::error::AwsError;
 use crate::local_cloud::identity_pool::{IdentityPools, PROVIDER};
 use crate::local_cloud::seed::{
-    GroupSeed, IdentityPoolSeed, MfaSeed, PasswordPolicySeed, RoleMappingKind, RoleMappingSeed, RoleSeed,
+    GroupSeed, IdentityPoolSeed, MfaSeed, PasswordPolicySeed, PreSignUp, RoleMappingKind, RoleMappingSeed, RoleSeed,
     UserPoolClientSeed, UserPoolSeed,
 };
 use crate::local_cloud::site::Site;
@@ -200,6 +200,7 @@ fn user_pool() -> UserPoolSeed {
         devices: None,
         first_factors: Vec::new(),
         required_attributes: Vec::new(),
+        pre_sign_up: PreSignUp::None,
         groups: vec![group("free-tier", 10, FREE), group("paid-tier", 1, PAID)],
     }
 }

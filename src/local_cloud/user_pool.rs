@@ -14,6 +14,7 @@ mod factors;
 mod federated;
 mod groups;
 mod hosted;
+mod linking;
 mod mfa;
 mod password;
 mod pool;
@@ -192,12 +193,14 @@ const OPERATIONS: &[Operation] = operations! {
     "AdminConfirmSignUp" => admin_confirm_sign_up,
     "AdminCreateUser" => admin_create_user,
     "AdminDeleteUser" => admin_delete_user,
+    "AdminDisableProviderForUser" => admin_disable_provider_for_user,
     "AdminDisableUser" => admin_disable_user,
     "AdminEnableUser" => admin_enable_user,
     "AdminForgetDevice" => admin_forget_device,
     "AdminGetDevice" => admin_get_device,
     "AdminGetUser" => admin_get_user,
     "AdminInitiateAuth" => admin_initiate_auth,
+    "AdminLinkProviderForUser" => admin_link_provider_for_user,
     "AdminListDevices" => admin_list_devices,
     "AdminListGroupsForUser" => admin_list_groups_for_user,
     "AdminRemoveUserFromGroup" => admin_remove_user_from_group,

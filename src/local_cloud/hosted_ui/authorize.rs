@@ -1,6 +1,8 @@
 //! What a client asks of the page: read and checked as a whole, with no I/O. A request whose client or redirect is not
 //! known is shown to the person and never redirected; any other fault goes back to the client, with its state.
 
+use std::borrow::Cow;
+
 use crate::local_cloud::hosted_ui::call::Fields;
 use crate::local_cloud::seed::UserPoolClientSeed;
 use crate::local_cloud::user_pool::Scopes;
@@ -74,7 +76,7 @@ pub enum Refusal {
         /// OAuth's code.
         error: &'static str,
         /// What is wrong.
-        description: &'static str,
+        description: Cow<'static, str>,
     },
 }
 
@@ -95,8 +97,9 @@ impl Authorize {
         }
         let too_long = |name: &&&str| fields.text(name).len() > LONGEST_FIELD_BYTES;
         let state = fields.get("state").filter(|state| state.len() <= LONGEST_FIELD_BYTES).map(str::to_owned);
-        let refuse = |error, description| {
-            Err(Refusal::Redirect { redirect_uri: redirect_uri.to_owned(), state: state.clone(), error, description })
+        let refuse = |error, description: &'static str| {
+            let (redirect_uri, state) = (redirect_uri.to_owned(), state.clone());
+            Err(Refusal::Redirect { redirect_uri, state, error, description: description.into() })
         };
         if fields.repeated_of(&NAMES).is_some() {
             return refuse("invalid_request", "a parameter came twice");
@@ -140,7 +143,8 @@ impl Authorize {
         })
     }
 
-    /// The request as a query for the next page of the same sign-in. What would skip a page is left out.
+    /// The request as a query for the next page of the same sign-in. What would skip a page is left out; that the person
+    /// must prove who they are stays, or a button for a provider would find whoever was here before.
     pub fn query(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("client_id", &self.client_id).append_pair("redirect_uri", &self.redirect_uri);
@@ -150,6 +154,9 @@ impl Authorize {
             if let Some(value) = value {
                 query.append_pair(name, value);
             }
+        }
+        if self.prompt == Prompt::Login {
+            query.append_pair("prompt", "login");
         }
         if let Some(challenge) = &self.code_challenge {
             query.append_pair("code_challenge", challenge).append_pair("code_challenge_method", "S256");
@@ -262,7 +269,7 @@ mod tests {
         let authorize = read(&query).unwrap();
         assert_eq!((authorize.prompt, authorize.state.as_deref()), (Prompt::Login, Some("s&t")));
         let again = read(&authorize.query()).unwrap();
-        assert_eq!((again.code_challenge.as_deref(), again.prompt), (Some(CHALLENGE), Prompt::Auto));
+        assert_eq!((again.code_challenge.as_deref(), again.prompt), (Some(CHALLENGE), Prompt::Login));
         assert_eq!(again.scopes, authorize.scopes);
         let location = callback("photos://signed-in?from=page", &[("code", Some("a b&c")), ("state", None)]);
         assert_eq!(location, "photos://signed-in?from=page&code=a+b%26c");

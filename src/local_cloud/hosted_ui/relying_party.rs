@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::local_cloud::hosted_ui::authorize::Authorize;
+use crate::local_cloud::hosted_ui::authorize::{Authorize, Prompt};
 use crate::local_cloud::hosted_ui::call::Call;
 use crate::local_cloud::hosted_ui::expiring::random_name;
 use crate::local_cloud::hosted_ui::token::challenge_of;
@@ -135,6 +135,10 @@ impl HostedUi {
             .append_pair("code_challenge_method", "S256");
         if brand_of(&provider) == Some(Brand::Apple) {
             address.query_pairs_mut().append_pair("response_mode", "form_post");
+        }
+        if authorize.prompt == Prompt::Login {
+            // As AWS does: a provider that knows the word asks its own users again.
+            address.query_pairs_mut().append_pair("prompt", "login");
         }
         if let Some(hint) = &authorize.login_hint {
             address.query_pairs_mut().append_pair("login_hint", hint);

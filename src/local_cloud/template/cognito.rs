@@ -5,7 +5,7 @@ use super::assembly::Resource;
 use super::node::Node;
 use super::sign_in;
 use crate::local_cloud::seed::{
-    GroupSeed, IdentityPoolSeed, PasswordPolicySeed, RoleMappingKind, RoleMappingSeed, RoleRuleSeed, Seed,
+    GroupSeed, IdentityPoolSeed, PasswordPolicySeed, PreSignUp, RoleMappingKind, RoleMappingSeed, RoleRuleSeed, Seed,
     UserPoolClientSeed, UserPoolSeed,
 };
 
@@ -43,6 +43,7 @@ pub(super) fn add_user_pool(resource: &Resource<'_>, seed: &mut Seed) -> Result<
         devices: sign_in::devices(properties)?,
         first_factors,
         required_attributes: sign_in::required_attributes(properties)?,
+        pre_sign_up: PreSignUp::default(),
     });
     Ok(())
 }

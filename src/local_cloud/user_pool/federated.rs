@@ -1,9 +1,11 @@
 //! Users of other providers: who comes in by one, is a user of the pool with the name `PROVIDER_THEIR-ID`, no password,
-//! and the attributes that the mapping takes from the provider's claims. Promises that two providers' users are never
-//! taken for one because of an address: joining them is an explicit act.
+//! and the attributes that the mapping takes from the provider's claims; or the native user that it is linked to.
+//! Promises that two providers' users are never taken for one because of an address: joining them is an explicit act, an
+//! administrator's or the pre-sign-up trigger's (see `linking`).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -38,6 +40,11 @@ impl Identity {
         format!("{}_{}", self.provider_name, self.user_id)
     }
 
+    /// Whether it is this user of that provider.
+    pub fn is(&self, provider: &str, user_id: &str) -> bool {
+        self.provider_name == provider && self.user_id == user_id
+    }
+
     /// As tokens and listings show it; AWS shows all of it as text.
     pub fn shown(&self, is_primary: bool) -> Value {
         json!({
@@ -59,6 +66,12 @@ pub enum FederationRefusal {
     /// The pool's administrator closed the account.
     #[error("the user is disabled")]
     Disabled,
+    /// The trigger has just linked the user, and the sign-in ends there; the name is the one that is not made.
+    #[error("{0} was linked just now")]
+    LinkedNow(String),
+    /// The pre-sign-up trigger failed.
+    #[error("the pre-sign-up trigger failed: {0}")]
+    Trigger(String),
     /// The pool could not take the user in.
     #[error(transparent)]
     Pool(#[from] AwsError),
@@ -66,13 +79,16 @@ pub enum FederationRefusal {
 
 impl FederationRefusal {
     /// For the client, as `error_description`.
-    pub fn description(&self) -> &'static str {
-        match self {
+    pub fn description(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::UnknownProvider => "the identity provider is not one of this client's",
             Self::NoUser => "the identity provider did not say who signed in",
             Self::Disabled => "User is disabled.",
+            // AWS's words, with the name as it goes to the trigger: apps look for them.
+            Self::LinkedNow(name) => return format!("Already found an entry for username {name}").into(),
+            Self::Trigger(why) => return format!("PreSignUp failed with error {why}.").into(),
             Self::Pool(_) => "the user pool could not take the user in",
-        }
+        })
     }
 }
 
@@ -116,15 +132,8 @@ impl Pool {
             create_ms: now_ms,
         };
         let attributes = mapped(&provider.attribute_mapping, claims);
-        let Some(user) = self.directory.find(&identity.username()) else {
-            let mut user = User::new(new_uuid(), identity.username(), attributes, now_ms);
-            user.status = UserStatus::ExternalProvider;
-            user.identities = vec![identity];
-            let sub = user.sub.clone();
-            let taken = AwsError::new("UsernameExistsException", "User account already exists");
-            self.directory.insert(user, taken)?;
-            return Ok(sub);
-        };
+        let known = self.user_of(&identity.provider_name, &identity.user_id);
+        let Some(user) = known else { return self.first_sign_in(identity, attributes, now_ms) };
         if !user.enabled {
             return Err(FederationRefusal::Disabled);
         }
@@ -136,6 +145,31 @@ impl Pool {
             }
         })?;
         Ok(user.sub)
+    }
+
+    /// The trigger first; whom it links is that user from then on, everybody else a new one.
+    fn first_sign_in(
+        &self,
+        identity: Identity,
+        attributes: BTreeMap<String, String>,
+        now_ms: u64,
+    ) -> Result<String, FederationRefusal> {
+        let _one_by_one = self.first_sign_ins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut user = User::new(new_uuid(), identity.username(), attributes, now_ms);
+        user.status = UserStatus::ExternalProvider;
+        let linked = |pool: &Self| pool.user_of(&identity.provider_name, &identity.user_id).map(|user| user.sub);
+        // Somebody was faster, or the trigger has linked them.
+        if let Some(sub) = linked(self) {
+            return Ok(sub);
+        }
+        if self.before_sign_up(&user, now_ms)? {
+            return linked(self).ok_or(FederationRefusal::NoUser);
+        }
+        user.identities = vec![identity];
+        let sub = user.sub.clone();
+        let taken = AwsError::new("UsernameExistsException", "User account already exists");
+        self.directory.insert(user, taken)?;
+        Ok(sub)
     }
 }
 

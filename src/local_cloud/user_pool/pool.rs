@@ -22,6 +22,8 @@ pub struct Pool {
     pub challenges: Challenges,
     /// As the template says, until an administrator changes it.
     mfa: Mutex<MfaSeed>,
+    /// Held while somebody comes from another provider for the first time: two at once would both be new.
+    pub first_sign_ins: Mutex<()>,
 }
 
 impl Pool {
@@ -43,6 +45,7 @@ impl Pool {
             directory: Directory::load(&site.state, &format!("{folder}/users"), addresses)?,
             challenges: Challenges::default(),
             mfa: Mutex::new(seed.mfa),
+            first_sign_ins: Mutex::default(),
         })
     }
 
