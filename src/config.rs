@@ -48,6 +48,8 @@ pub struct IdentityConfig {
     pub guests: bool,
     /// `[identity.tokens]`.
     pub tokens: session::TokensConfig,
+    /// `[identity.hosted_ui]`, where there is one.
+    pub hosted_ui: Option<session::hosted_ui::Config>,
     /// `[identity.credentials]`.
     pub credentials: credential::SourceConfig,
 }
@@ -148,7 +150,14 @@ mod tests {
         assert_eq!(full.upload, upload::Config { file_roots: full.upload.file_roots.clone(), ..minimal.upload });
         assert_eq!(full.state_dir, minimal.state_dir);
         assert_eq!(full.drain_timeout_ms, minimal.drain_timeout_ms);
-        assert_eq!(full.identities, minimal.identities);
+        let mut identities = full.identities;
+        // Optional as a whole, and with keys that have no default.
+        let page = identities[0].hosted_ui.take().unwrap();
+        assert_eq!(identities, minimal.identities);
+        let session::hosted_ui::Config { domain_url, redirect_uris, providers, sign_out_uri, .. } = page.clone();
+        let default = session::hosted_ui::Config::default();
+        let given = session::hosted_ui::Config { domain_url, redirect_uris, providers, sign_out_uri, ..default };
+        assert_eq!(page, given);
         assert_eq!(full.destinations, minimal.destinations);
     }
 

@@ -12,11 +12,16 @@ mod event;
 mod failure;
 #[cfg(test)]
 mod fake;
+mod federated;
+mod federation;
 mod files;
 mod guests;
+pub mod hosted_ui;
 mod jwks;
+mod landing;
 mod limiter;
 mod mailbox;
+mod redirect;
 mod registry;
 mod schedule;
 mod seal;
@@ -37,6 +42,8 @@ use secrecy::SecretString;
 use crate::credential::{CredentialSource, Credentials};
 
 pub use config::{Config, RememberDevice, ServiceConfig, ServiceLogin, SignInFlow, TokensConfig, TokensKind};
+pub use federated::{FederatedBegun, FederatedSignIn};
+pub use federation::{Federation, FederationError};
 pub use sessions::{EndpointRefusal, Sessions};
 
 /// `sessions/{id}`; the id is a ULID.
@@ -209,6 +216,8 @@ pub struct Identity {
     pub tokens: Arc<dyn TokenSource>,
     /// Exchanges logins for credentials.
     pub credentials: Arc<dyn CredentialSource>,
+    /// Signs users in by a page in their browser, where there is one.
+    pub federation: Option<Arc<dyn Federation>>,
     /// Only for tests against other clouds: lets a tiered identity use a source where the client names the role.
     pub allow_client_role_choice: bool,
     /// Guests may sign in.
@@ -309,6 +318,21 @@ pub struct IdClaims {
     pub groups: Vec<String>,
     /// `exp`.
     pub expire_time: SystemTime,
+    /// About the sign-in that it is from.
+    pub sign_in: Box<SignInClaims>,
+}
+
+/// What a verified ID token says about the sign-in that it is from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SignInClaims {
+    /// `iat`.
+    pub issue_time: Option<SystemTime>,
+    /// `auth_time`: when the user proved who they are.
+    pub auth_time: Option<SystemTime>,
+    /// `email`, verified or not.
+    pub email: Option<String>,
+    /// `nonce`: which sign-in by a page it is for.
+    pub nonce: Option<String>,
 }
 
 /// Signs users in and keeps their tokens fresh. Every ID token that it returns is verified: signature, issuer,
@@ -497,6 +521,9 @@ pub enum SessionError {
     /// Another answer is on its way.
     #[error("another answer to this challenge is on its way: wait for what comes of it")]
     ChallengeBusy,
+    /// From a sign-in by a page in the browser.
+    #[error(transparent)]
+    Federation(#[from] FederationError),
     /// The user must sign in again.
     #[error("{0}")]
     NeedsSignIn(String),

@@ -97,6 +97,23 @@ reasons! {
     UpstreamThrottled = "UPSTREAM_THROTTLED", Unavailable, "The directory or token service is throttling; try again after the delay.";
     UpstreamMisconfigured = "UPSTREAM_MISCONFIGURED", FailedPrecondition, "Pool, client, role or configuration cannot work together; the administrator must mend it.";
 
+    // Signing in by a page in the browser.
+    FederationNotConfigured = "FEDERATION_NOT_CONFIGURED", FailedPrecondition, "The identity has no hosted sign-in page; the administrator must add `[identity.hosted_ui]`.";
+    FederationLimitReached = "FEDERATION_LIMIT_REACHED", ResourceExhausted, "As many sign-ins by the page are under way as `max_federated_sign_ins` allows; try again later.";
+    ProviderNotFound = "PROVIDER_NOT_FOUND", NotFound, "The provider is not one of `identity.hosted_ui.providers`.";
+    RedirectUriNotAllowed = "REDIRECT_URI_NOT_ALLOWED", InvalidArgument, "The redirect URI is not one of `identity.hosted_ui.redirect_uris`.";
+    RedirectPortBusy = "REDIRECT_PORT_BUSY", Unavailable, "Another program uses the port of the loopback redirect; end it, or use another redirect URI.";
+    RedirectMismatch = "REDIRECT_MISMATCH", InvalidArgument, "The redirect URL is from another place than this sign-in's redirect URI; nothing was sent.";
+    FederationStateUnknown = "FEDERATION_STATE_UNKNOWN", NotFound, "No sign-in of this uid has this state; begin again.";
+    FederationStateExpired = "FEDERATION_STATE_EXPIRED", FailedPrecondition, "The sign-in was begun too long ago, or made way for newer ones; begin again.";
+    FederationStateUsed = "FEDERATION_STATE_USED", FailedPrecondition, "The sign-in was finished already; begin again.";
+    FederationCancelled = "FEDERATION_CANCELLED", Unauthenticated, "The user cancelled at the provider.";
+    FederationRefused = "FEDERATION_REFUSED", FailedPrecondition, "The page or the provider refused; `error` and the text say why.";
+    FederationLinkedNow = "FEDERATION_LINKED_NOW", Aborted, "The user pool has just linked the provider's account to the user and ended this attempt; open the same `authorize_url` once more.";
+    FederationCodeRefused = "FEDERATION_CODE_REFUSED", Unauthenticated, "The page does not take the code: used, too old, or another sign-in's; begin again.";
+    FederationNonceMismatch = "FEDERATION_NONCE_MISMATCH", Unauthenticated, "The ID token is another sign-in's; begin again.";
+    FederationNotFresh = "FEDERATION_NOT_FRESH", Unauthenticated, "The page took whoever had signed in with the browser before; open the sign-out URL in it and begin again.";
+
     // Uploads.
     InvalidKey = "INVALID_KEY", InvalidArgument, "The key cannot be used; the violation says why.";
     DestinationNotFound = "DESTINATION_NOT_FOUND", NotFound, "No such destination in the configuration.";
@@ -189,8 +206,8 @@ mod tests {
         }
         let unnamed = Reason::ALL.iter().filter(|reason| !named.iter().any(|(_, name)| name == reason.name()));
         let unnamed: Vec<_> = unnamed.map(|reason| reason.name()).collect();
-        // What no RPC answers by itself.
-        let of_the_transport = ["UNSUPPORTED_ENCODING", "UNKNOWN_METHOD", "INTERNAL"];
+        // What no RPC answers by itself, or not in this version.
+        let of_the_transport = ["UNSUPPORTED_ENCODING", "UNKNOWN_METHOD", "UNIMPLEMENTED_IN_THIS_VERSION", "INTERNAL"];
         assert_eq!(unnamed, of_the_transport, "every other reason stands in a proto comment");
     }
 

@@ -6,11 +6,13 @@ use tonic::{Request, Response, Status};
 
 use super::reason::Reason;
 use super::server::caller;
-use super::status::{not_built, of_session, of_upload, require};
+use super::status::{field, of_session, of_upload, require, stopping};
 use super::v1::session_service_server::SessionService;
 use super::watch::{Answers, Next, answers};
 use super::{convert, names, v1};
-use crate::session::{SessionError, SessionView, Sessions, SignInMethod, SignInProgress, SignOutUploads};
+use crate::session::{
+    FederatedSignIn, SessionError, SessionView, Sessions, SignInMethod, SignInProgress, SignOutUploads,
+};
 use crate::upload::{Ulid, Uploads};
 
 /// See the module.
@@ -68,16 +70,51 @@ impl SessionService for SessionApi {
 
     async fn begin_federated_sign_in(
         &self,
-        _request: Request<v1::BeginFederatedSignInRequest>,
+        request: Request<v1::BeginFederatedSignInRequest>,
     ) -> Result<Response<v1::BeginFederatedSignInResponse>, Status> {
-        Err(not_built("SessionService/BeginFederatedSignIn"))
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let wanted = FederatedSignIn {
+            identity: convert::given(request.identity),
+            provider: convert::given(request.provider),
+            redirect_uri: convert::given(request.redirect_uri),
+            reuse_browser_session: request.reuse_browser_session,
+        };
+        let begun = self.sessions.begin_federated(&caller, &wanted).map_err(|error| of_session(&error, FIELD))?;
+        Ok(Response::new(v1::BeginFederatedSignInResponse {
+            authorize_url: begun.authorize_url,
+            state: begun.state,
+            expire_time: Some(convert::timestamp(begun.expire_time)),
+            redirect_uri: begun.redirect_uri,
+            daemon_listens: begun.is_listening,
+            sign_out_url: begun.sign_out_url.unwrap_or_default(),
+        }))
     }
 
     async fn complete_federated_sign_in(
         &self,
-        _request: Request<v1::CompleteFederatedSignInRequest>,
+        request: Request<v1::CompleteFederatedSignInRequest>,
     ) -> Result<Response<v1::CompleteFederatedSignInResponse>, Status> {
-        Err(not_built("SessionService/CompleteFederatedSignIn"))
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let done = match (convert::given(request.redirect_url), convert::given(request.state)) {
+            (Some(redirect_url), None) => self.sessions.complete_federated(&caller, &redirect_url).await,
+            // A wait may be long: it ends with the API, not with the drain's patience.
+            (None, Some(state)) => tokio::select! {
+                done = self.sessions.await_federated(&caller, &state) => done,
+                () = self.stop.cancelled() => return Err(stopping()),
+            },
+            (None, None) => return Err(require(&[("redirect_url", false)]).expect_err("it is missing")),
+            (Some(_), Some(_)) => {
+                return Err(field(
+                    Reason::InvalidField,
+                    "state",
+                    "must be left out beside redirect_url, which names it",
+                ));
+            }
+        };
+        let view = done.map_err(|error| of_session(&error, FIELD))?;
+        Ok(Response::new(v1::CompleteFederatedSignInResponse { session: Some(convert::session(view)) }))
     }
 
     async fn get_session(
@@ -133,7 +170,8 @@ impl SessionService for SessionApi {
         let id = names::session(FIELD, &request.name)?;
         let what = convert::sign_out_uploads(request.uploads)?;
         // The one that is meant now: its uploads are told even where only its file could not be removed.
-        let session = self.sessions.get(&caller, id.as_ref()).map_err(|error| of_session(&error, FIELD))?.id;
+        let meant = self.sessions.get(&caller, id.as_ref()).map_err(|error| of_session(&error, FIELD))?;
+        let session = meant.id;
         let ended = self.sessions.sign_out(&caller, Some(&session), what, request.everywhere).await;
         match ended {
             Ok(_) | Err(SessionError::Storage(_)) => {}
@@ -145,7 +183,10 @@ impl SessionService for SessionApi {
             self.sessions.uploads_done(&session).await;
         }
         ended.map_err(|error| of_session(&error, FIELD))?;
-        Ok(Response::new(v1::SignOutResponse { unfinished_upload_count: convert::count(unfinished) }))
+        Ok(Response::new(v1::SignOutResponse {
+            unfinished_upload_count: convert::count(unfinished),
+            hosted_sign_out_url: self.sessions.hosted_sign_out_url(&meant.identity).unwrap_or_default(),
+        }))
     }
 }
 

@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::reason::Reason;
 use crate::account::AccountError;
-use crate::session::{SessionError, TokenError};
+use crate::session::{FederationError, SessionError, TokenError};
 use crate::upload::UploadError;
 
 /// The `domain` of every `ErrorInfo`.
@@ -111,12 +111,6 @@ pub fn field(reason: Reason, path: &str, why: &str) -> Status {
     Failure::new(reason, format!("{path}: {why}")).violation(path, why).into_status()
 }
 
-/// What this version defines but does not do.
-pub fn not_built(method: &str) -> Status {
-    let message = format!("{method} is not built in version {} of this daemon", env!("CARGO_PKG_VERSION"));
-    Failure::new(Reason::UnimplementedInThisVersion, message).with("method", method).into_status()
-}
-
 /// Sent to whoever still waits when the daemon stops.
 pub fn stopping() -> Status {
     let message = "the daemon is stopping: try again when it is back";
@@ -188,6 +182,7 @@ pub fn of_session(error: &SessionError, path: &str) -> Status {
         SessionError::ChallengeAnswered => failure(Reason::ChallengeAnswered),
         SessionError::ChallengeExpired(_) => failure(Reason::ChallengeExpired),
         SessionError::ChallengeBusy => failure(Reason::ChallengeBusy).retry_after(BUSY_RETRY),
+        SessionError::Federation(error) => return of_federation(error),
         SessionError::NeedsSignIn(_) => failure(Reason::NeedsSignIn),
         SessionError::Unavailable { retry_after, .. } => {
             failure(Reason::CredentialsUnavailable).retry_after(*retry_after)
@@ -235,6 +230,47 @@ pub fn of_token(error: &TokenError) -> Status {
         TokenError::Transient(_) => failure(Reason::UpstreamUnavailable).retry_after(TRANSIENT_RETRY),
         TokenError::Throttled(_) => failure(Reason::UpstreamThrottled).retry_after(THROTTLED_RETRY),
         TokenError::Configuration(_) => failure(Reason::UpstreamMisconfigured),
+    }
+    .into_status()
+}
+
+/// Errors of a sign-in by a page in the browser.
+pub fn of_federation(error: &FederationError) -> Status {
+    let failure = |reason| Failure::new(reason, error.to_string());
+    match error {
+        FederationError::NotConfigured(identity) => failure(Reason::FederationNotConfigured).with("identity", identity),
+        FederationError::RedirectNotAllowed(_, known) => {
+            let why = "is not one of identity.hosted_ui.redirect_uris";
+            failure(Reason::RedirectUriNotAllowed).with("known", known).violation("redirect_uri", why)
+        }
+        FederationError::ProviderNotFound(name, known) => {
+            failure(Reason::ProviderNotFound).with("provider", name).with("known", known)
+        }
+        FederationError::TooMany(limit) => {
+            failure(Reason::FederationLimitReached).with("max_federated_sign_ins", limit).retry_after(SPACE_RETRY)
+        }
+        FederationError::ListenerBusy { address, .. } => {
+            failure(Reason::RedirectPortBusy).with("redirect_uri", address).retry_after(SPACE_RETRY)
+        }
+        FederationError::MalformedRedirect(why) => failure(Reason::InvalidField).violation("redirect_url", *why),
+        FederationError::NotListening(redirect_uri) => {
+            let why = format!("the daemon does not listen at {redirect_uri}");
+            failure(Reason::InvalidField).violation("state", why)
+        }
+        FederationError::StateUnknown => failure(Reason::FederationStateUnknown),
+        FederationError::StateExpired | FederationError::StateReplaced => failure(Reason::FederationStateExpired),
+        FederationError::StateUsed => failure(Reason::FederationStateUsed),
+        FederationError::RedirectMismatch(redirect_uri) => {
+            let why = "is from another place than the redirect URI";
+            failure(Reason::RedirectMismatch).with("redirect_uri", redirect_uri).violation("redirect_url", why)
+        }
+        FederationError::Cancelled(_) => failure(Reason::FederationCancelled),
+        FederationError::Refused { error, .. } => failure(Reason::FederationRefused).with("error", error),
+        FederationError::PageTrouble(_) => failure(Reason::UpstreamUnavailable).retry_after(TRANSIENT_RETRY),
+        FederationError::LinkedNow => failure(Reason::FederationLinkedNow),
+        FederationError::CodeRefused => failure(Reason::FederationCodeRefused),
+        FederationError::NonceMismatch => failure(Reason::FederationNonceMismatch),
+        FederationError::NotFresh => failure(Reason::FederationNotFresh),
     }
     .into_status()
 }

@@ -181,6 +181,10 @@ fn read_session(mut table: Section<'_>, state_dir: &std::path::Path) -> session:
     set(&mut config.max_challenges_per_uid, size(table.integer("max_challenges_per_uid", 1..=100_000)));
     set(&mut config.max_remembered_devices, size(table.integer("max_remembered_devices", 1..=100_000)));
     set(&mut config.max_waiters_per_session, size(table.integer("max_waiters_per_session", 1..=1_000_000)));
+    let lifetime = table.integer("federated_sign_in_lifetime_ms", 1_000..=3_600_000);
+    set(&mut config.federated_sign_in_lifetime_ms, lifetime);
+    set(&mut config.max_federated_sign_ins, size(table.integer("max_federated_sign_ins", 1..=10_000)));
+    set(&mut config.max_federated_sign_ins_per_uid, size(table.integer("max_federated_sign_ins_per_uid", 1..=10_000)));
     set(&mut config.connect_timeout_ms, table.integer("connect_timeout_ms", 100..=60_000));
     set(&mut config.guest_hand_over_wait_ms, table.integer("guest_hand_over_wait_ms", 0..=60_000));
     set(&mut config.call_timeout_ms, table.integer("call_timeout_ms", 100..=300_000));

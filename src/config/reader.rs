@@ -157,6 +157,14 @@ impl<'a> Section<'a> {
         self.list(key, "a string", |value| value.as_str().map(absolute_path))
     }
 
+    /// Strings, none of them empty.
+    pub fn strings(&mut self, key: &'static str) -> Option<Vec<String>> {
+        self.list(key, "a string", |value| {
+            let text = value.as_str()?;
+            Some(if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) })
+        })
+    }
+
     /// One of several words.
     pub fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)]) -> Option<T> {
         self.parsed(key, |text| {

@@ -84,7 +84,8 @@ pub(crate) fn check_url(field: &'static str, url: &str) -> Result<(), SetupError
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+/// A name or an address of this device.
+pub(crate) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

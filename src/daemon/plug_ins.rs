@@ -14,7 +14,8 @@ use crate::credential::cognito::EnhancedFlow;
 use crate::credential::web_identity::WebIdentity;
 use crate::credential::{CredentialSource, SetupError, SourceKind};
 use crate::session::cognito_tokens::CognitoTokens;
-use crate::session::{Identity, TokenSource, TokensKind};
+use crate::session::hosted_ui::HostedUi;
+use crate::session::{Federation, Identity, TokenSource, TokensKind};
 use crate::upload::Destination;
 use crate::{session, store};
 
@@ -83,6 +84,13 @@ fn build_identity(
                 .map_err(|error| unusable(identity, "tokens", &error))?,
         ),
     };
+    let federation: Option<Arc<dyn Federation>> = match &identity.hosted_ui {
+        None => None,
+        Some(page) => Some(Arc::new(
+            HostedUi::new(page, &identity.tokens.client_id, connect, call, clock.clone())
+                .map_err(|error| unusable(identity, "hosted_ui", &error))?,
+        )),
+    };
     let source = &identity.credentials;
     let failed = |error: SetupError| unusable(identity, "credentials", &error);
     let credentials: Arc<dyn CredentialSource> = match source.kind {
@@ -99,6 +107,7 @@ fn build_identity(
         tiered: identity.tiered,
         tokens,
         credentials,
+        federation,
         allow_client_role_choice: source.allow_client_role_choice,
         guests: identity.guests,
     })

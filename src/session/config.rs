@@ -52,6 +52,12 @@ pub struct Config {
     pub max_remembered_devices: usize,
     /// The most callers that wait for one session.
     pub max_waiters_per_session: usize,
+    /// From the beginning of a sign-in by a page in the browser to the browser's return.
+    pub federated_sign_in_lifetime_ms: u64,
+    /// The most of them under way.
+    pub max_federated_sign_ins: usize,
+    /// The most of them of one uid; one more ends its oldest one.
+    pub max_federated_sign_ins_per_uid: usize,
     /// How long connecting to AWS may take.
     pub connect_timeout_ms: u64,
     /// How long a call to AWS may take in all.
@@ -87,6 +93,9 @@ impl Default for Config {
             max_challenges_per_uid: 32,
             max_remembered_devices: 4_096,
             max_waiters_per_session: 16_384,
+            federated_sign_in_lifetime_ms: 600_000,
+            max_federated_sign_ins: 64,
+            max_federated_sign_ins_per_uid: 8,
             connect_timeout_ms: 3_000,
             call_timeout_ms: 10_000,
             guest_hand_over_wait_ms: 5_000,

@@ -89,6 +89,7 @@ impl FakeCloud {
             tiered: true,
             tokens: Arc::new(FakeTokens(Arc::clone(self))),
             credentials: Arc::new(FakeCredentials { cloud: Arc::clone(self), names_role: false }),
+            federation: None,
             allow_client_role_choice: false,
             guests: true,
         }
@@ -145,6 +146,7 @@ impl FakeCloud {
                 username: subject.to_owned(),
                 groups,
                 expire_time,
+                sign_in: Box::default(),
             },
         }
     }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 
-use super::{IdClaims, TokenError};
+use super::{IdClaims, SignInClaims, TokenError};
 use crate::clock::{BootInstant, Clock, from_unix_ms};
 use crate::credential::aws::http_date;
 use crate::telemetry::metrics;
@@ -80,6 +80,9 @@ struct IdToken {
     aud: Audience,
     sub: String,
     exp: i64,
+    iat: Option<i64>,
+    auth_time: Option<i64>,
+    nonce: Option<String>,
     #[serde(rename = "cognito:username")]
     username: Option<String>,
     email: Option<String>,
@@ -131,6 +134,12 @@ impl Jwks {
         let expire_time = self.check_end("ID token", said.exp)?;
         Ok(IdClaims {
             issuer: said.iss,
+            sign_in: Box::new(SignInClaims {
+                issue_time: said.iat.map(at),
+                auth_time: said.auth_time.map(at),
+                email: said.email.clone(),
+                nonce: said.nonce,
+            }),
             username: said.username.or(said.email).unwrap_or_else(|| said.sub.clone()),
             subject: said.sub,
             audience: self.expected.audience.clone(),
@@ -202,7 +211,7 @@ impl Jwks {
     }
 
     fn check_end(&self, what: &str, exp: i64) -> Result<SystemTime, TokenError> {
-        let end = from_unix_ms(exp.saturating_mul(1_000));
+        let end = at(exp);
         if end + LEEWAY <= self.clock.wall() {
             return Err(TokenError::TokenExpired(format!("the {what} has expired: get a new one and sign in again")));
         }
@@ -298,6 +307,11 @@ fn read_keys(body: &[u8]) -> Result<HashMap<String, Arc<DecodingKey>>, String> {
         }
     }
     if by_kid.is_empty() { Err("no RSA key in it".to_owned()) } else { Ok(by_kid) }
+}
+
+/// Seconds since 1970, as tokens count.
+fn at(unix_s: i64) -> SystemTime {
+    from_unix_ms(unix_s.saturating_mul(1_000))
 }
 
 fn invalid(text: String) -> TokenError {

@@ -14,8 +14,10 @@ use tokio_util::task::TaskTracker;
 use super::actor::{Actor, Start};
 use super::challenges::Challenges;
 use super::event::Limits;
+use super::federation::{AttemptLimits, Attempts};
 use super::files::{Contents, Files, Place};
 use super::guests::Offer;
+use super::landing::Landings;
 use super::limiter::Limiter;
 use super::mailbox::{Answer, Asker, Command, SignIn};
 use super::{
@@ -64,6 +66,10 @@ pub struct Shared {
     pub adopting: tokio::sync::Mutex<()>,
     /// Sign-ins under way, by uid.
     signing_in: Mutex<HashMap<u32, usize>>,
+    /// Sign-ins by a page in the browser, under way.
+    pub attempts: Attempts,
+    /// Where the daemon waits for browsers.
+    pub landings: Landings,
     pub changes: watch::Sender<u64>,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
@@ -166,6 +172,12 @@ impl Shared {
                 config.connect_timeout_ms.saturating_add(config.call_timeout_ms.saturating_mul(GIVE_UP_CALLS)),
             ),
             challenges: Challenges::new(&config),
+            attempts: Attempts::new(AttemptLimits {
+                total: config.max_federated_sign_ins,
+                per_uid: config.max_federated_sign_ins_per_uid,
+                lifetime: Duration::from_millis(config.federated_sign_in_lifetime_ms),
+            }),
+            landings: Landings::default(),
             config,
             identities,
             clock,

@@ -164,6 +164,8 @@ label_values! {
         Device = "device",
         /// InitiateAuth or GetTokensFromRefreshToken.
         TokenRefresh = "token_refresh",
+        /// A hosted page's code for tokens.
+        CodeExchange = "code_exchange",
         /// RevokeToken or GlobalSignOut.
         Revoke = "revoke",
         /// The issuer's keys.

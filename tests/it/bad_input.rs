@@ -103,7 +103,6 @@ async fn requests() {
     let request = v1::SignInRequest { method: Some(guest), ..Default::default() };
     let refused = "GUESTS_NOT_ALLOWED";
     table.row("a guest", sessions.sign_in(request).await, Code::FailedPrecondition, refused, "guests = true");
-    let unimplemented = "UNIMPLEMENTED_IN_THIS_VERSION";
     let answer = sessions.respond_to_challenge(v1::RespondToChallengeRequest::default()).await;
     table.row("no challenge", answer, invalid, "MISSING_FIELD", "challenge_id");
     let responses = [("SMS_MFA_CODE".to_owned(), "123456".to_owned())].into();
@@ -111,9 +110,9 @@ async fn requests() {
     let answer = sessions.respond_to_challenge(request).await;
     table.row("an unknown challenge", answer, Code::NotFound, "CHALLENGE_NOT_FOUND", "sign in again");
     let answer = sessions.begin_federated_sign_in(v1::BeginFederatedSignInRequest::default()).await;
-    table.row("federation", answer, Code::Unimplemented, unimplemented, "BeginFederatedSignIn");
+    table.row("no page", answer, Code::FailedPrecondition, "FEDERATION_NOT_CONFIGURED", "[identity.hosted_ui]");
     let answer = sessions.complete_federated_sign_in(v1::CompleteFederatedSignInRequest::default()).await;
-    table.row("federation", answer, Code::Unimplemented, unimplemented, "CompleteFederatedSignIn");
+    table.row("no redirect", answer, invalid, "MISSING_FIELD", "redirect_url");
     for name in
         ["x", "sessions/", "sessions/x", "uploads/01JD8Q4Z6M3N5P7R9T1V3X5Z7B", "sessions/01jd8q4z6m3n5p7r9t1v3x5z7b"]
     {

@@ -12,6 +12,8 @@ mod browser;
 #[cfg(feature = "local-cloud")]
 mod cli;
 #[cfg(feature = "local-cloud")]
+mod federation;
+#[cfg(feature = "local-cloud")]
 mod fixture;
 #[cfg(feature = "local-cloud")]
 mod guests;

@@ -147,6 +147,7 @@ async fn start(cloud: &LocalCloud, dir: &Path) -> Sessions {
         tiered: true,
         tokens: Arc::new(CognitoTokens::new(&tokens_config(cloud), TIMEOUT, TIMEOUT, clock.clone()).unwrap()),
         credentials: Arc::new(EnhancedFlow::new(&source_config(cloud), TIMEOUT, TIMEOUT, clock.clone()).unwrap()),
+        federation: None,
         allow_client_role_choice: false,
         guests: false,
     };

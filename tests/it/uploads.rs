@@ -69,6 +69,7 @@ impl Stage {
             tiered: true,
             tokens: Arc::new(CognitoTokens::new(&tokens, TIMEOUT, TIMEOUT, clock.clone()).unwrap()),
             credentials: Arc::new(EnhancedFlow::new(&source, TIMEOUT, TIMEOUT, clock.clone()).unwrap()),
+            federation: None,
             allow_client_role_choice: false,
             guests: false,
         };

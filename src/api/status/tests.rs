@@ -60,6 +60,31 @@ fn token_errors() -> Vec<(TokenError, Reason)> {
     ]
 }
 
+fn federation_errors() -> Vec<(FederationError, Reason)> {
+    let text = || "x".to_owned();
+    vec![
+        (FederationError::NotConfigured(text()), Reason::FederationNotConfigured),
+        (FederationError::RedirectNotAllowed(text(), text()), Reason::RedirectUriNotAllowed),
+        (FederationError::ProviderNotFound(text(), text()), Reason::ProviderNotFound),
+        (FederationError::TooMany(3), Reason::FederationLimitReached),
+        (FederationError::ListenerBusy { address: text(), why: text() }, Reason::RedirectPortBusy),
+        (FederationError::MalformedRedirect("is no URL"), Reason::InvalidField),
+        (FederationError::NotListening(text()), Reason::InvalidField),
+        (FederationError::StateUnknown, Reason::FederationStateUnknown),
+        (FederationError::StateExpired, Reason::FederationStateExpired),
+        (FederationError::StateReplaced, Reason::FederationStateExpired),
+        (FederationError::StateUsed, Reason::FederationStateUsed),
+        (FederationError::RedirectMismatch(text()), Reason::RedirectMismatch),
+        (FederationError::Cancelled(text()), Reason::FederationCancelled),
+        (FederationError::Refused { error: text(), description: text() }, Reason::FederationRefused),
+        (FederationError::PageTrouble(text()), Reason::UpstreamUnavailable),
+        (FederationError::LinkedNow, Reason::FederationLinkedNow),
+        (FederationError::CodeRefused, Reason::FederationCodeRefused),
+        (FederationError::NonceMismatch, Reason::FederationNonceMismatch),
+        (FederationError::NotFresh, Reason::FederationNotFresh),
+    ]
+}
+
 fn account_errors() -> Vec<(AccountError, Reason)> {
     vec![
         (AccountError::UserExists(text()), Reason::UserExists),
@@ -127,6 +152,9 @@ fn every_error_has_its_reason_and_code() {
     for (error, reason) in token_errors() {
         assert_complete(&of_token(&error), reason);
     }
+    for (error, reason) in federation_errors() {
+        assert_complete(&of_federation(&error), reason);
+    }
     for (error, reason) in account_errors() {
         assert_complete(&of_account(&error, "password"), reason);
     }
@@ -134,7 +162,6 @@ fn every_error_has_its_reason_and_code() {
         assert_complete(&of_upload(&error, Reason::UploadEnded), reason);
     }
     assert_complete(&stopping(), Reason::Stopping);
-    assert_complete(&not_built("SessionService/RespondToChallenge"), Reason::UnimplementedInThisVersion);
     assert_complete(&too_many_streams("of this uid", 3), Reason::StreamLimitReached);
     assert_complete(&not_admin("GatewayService/Pause"), Reason::NotAdmin);
     assert_complete(&account_rate(30, Duration::from_secs(3)), Reason::AccountRateLimited);

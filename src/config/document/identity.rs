@@ -4,7 +4,7 @@ use super::uniquely_named;
 use crate::config::IdentityConfig;
 use crate::config::reader::Section;
 use crate::credential::{SecretPlace, SourceConfig, SourceKind};
-use crate::session::{RememberDevice, ServiceConfig, ServiceLogin, SignInFlow, TokensConfig, TokensKind};
+use crate::session::{RememberDevice, ServiceConfig, ServiceLogin, SignInFlow, TokensConfig, TokensKind, hosted_ui};
 
 /// Reads one `[[identity]]`.
 pub(super) fn read(mut table: Section<'_>) -> IdentityConfig {
@@ -12,6 +12,9 @@ pub(super) fn read(mut table: Section<'_>) -> IdentityConfig {
     let tiered = table.boolean("tiered").unwrap_or(true);
     let guests = table.boolean("guests").unwrap_or(false);
     let tokens = read_tokens(table.section("tokens"));
+    let has_page = table.is_present("hosted_ui");
+    let page = table.section("hosted_ui");
+    let hosted_ui = has_page.then(|| read_hosted_ui(page));
     let mut source = table.section("credentials");
     let credentials = read_source(&mut source);
     let names_role = credentials.kind != SourceKind::CognitoIdentityPool;
@@ -25,7 +28,7 @@ pub(super) fn read(mut table: Section<'_>) -> IdentityConfig {
         table.problem("guests", "only an identity pool takes guests: another kind of credentials needs a user");
     }
     table.finish();
-    IdentityConfig { name, tiered, guests, tokens, credentials }
+    IdentityConfig { name, tiered, guests, tokens, hosted_ui, credentials }
 }
 
 fn takes_guests(kind: SourceKind) -> bool {
@@ -51,6 +54,23 @@ fn read_tokens(mut table: Section<'_>) -> TokensConfig {
         sign_in_flow: table.choice("sign_in_flow", &flows).unwrap_or_default(),
         remember_device: table.choice("remember_device", &remember).unwrap_or_default(),
     };
+    table.finish();
+    config
+}
+
+fn read_hosted_ui(mut table: Section<'_>) -> hosted_ui::Config {
+    let default = hosted_ui::Config::default();
+    let config = hosted_ui::Config {
+        domain_url: table.required_string("domain_url"),
+        redirect_uris: table.strings("redirect_uris").unwrap_or_default(),
+        listen_on_loopback: table.boolean("listen_on_loopback").unwrap_or(default.listen_on_loopback),
+        scopes: table.strings("scopes").unwrap_or(default.scopes),
+        providers: table.strings("providers").unwrap_or_default(),
+        sign_out_uri: table.string("sign_out_uri"),
+    };
+    for (key, why) in config.mistakes() {
+        table.problem(key, why);
+    }
     table.finish();
     config
 }
