@@ -1,5 +1,6 @@
 //! Time. Deadlines count on the boot clock, which no step of the wall clock moves; signatures and anything shown to
-//! people use the wall clock, corrected by the `Date` headers of servers that proved who they are.
+//! people use the correct time: that of the last server that proved who it is, carried on by the boot clock, so that a
+//! later step of the wall clock moves it neither.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -40,8 +41,8 @@ pub struct Clock(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Correct time minus the system's wall clock.
-    offset_ms: AtomicI64,
+    /// Correct time minus the boot clock; [`NOBODY_TOLD`] before a server has said what time it is.
+    told_ms: AtomicI64,
     manual: Option<Manual>,
 }
 
@@ -49,7 +50,23 @@ struct Inner {
 struct Manual {
     boot_ms: AtomicU64,
     wall_unix_ms: AtomicI64,
+    /// Follows the test runtime's own time from here on.
+    #[cfg(test)]
+    since: Option<tokio::time::Instant>,
 }
+
+impl Manual {
+    /// How far the runtime's time has gone.
+    fn run_ms(&self) -> u64 {
+        #[cfg(test)]
+        return self.since.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        #[cfg(not(test))]
+        0
+    }
+}
+
+/// The correct time is the system's, as far as anybody knows.
+const NOBODY_TOLD: i64 = i64::MIN;
 
 /// Differences below this are the network's, not the clock's: `Date` has whole seconds.
 const IGNORED_SKEW_MS: i64 = 2_000;
@@ -57,13 +74,31 @@ const IGNORED_SKEW_MS: i64 = 2_000;
 impl Clock {
     /// The machine's clocks.
     pub fn system() -> Self {
-        Self(Arc::new(Inner { offset_ms: AtomicI64::new(0), manual: None }))
+        Self(Arc::new(Inner { told_ms: AtomicI64::new(NOBODY_TOLD), manual: None }))
     }
 
     /// A clock that moves only by [`Clock::advance`], for tests.
     pub fn manual(wall: SystemTime) -> Self {
-        let manual = Manual { boot_ms: AtomicU64::new(1_000), wall_unix_ms: AtomicI64::new(unix_ms(wall)) };
-        Self(Arc::new(Inner { offset_ms: AtomicI64::new(0), manual: Some(manual) }))
+        Self::moved_by_hand(Manual {
+            boot_ms: AtomicU64::new(1_000),
+            wall_unix_ms: AtomicI64::new(unix_ms(wall)),
+            #[cfg(test)]
+            since: None,
+        })
+    }
+
+    /// A manual clock that also goes with the test runtime's paused time.
+    #[cfg(test)]
+    pub fn simulated(wall: SystemTime) -> Self {
+        Self::moved_by_hand(Manual {
+            boot_ms: AtomicU64::new(1_000),
+            wall_unix_ms: AtomicI64::new(unix_ms(wall)),
+            since: Some(tokio::time::Instant::now()),
+        })
+    }
+
+    fn moved_by_hand(manual: Manual) -> Self {
+        Self(Arc::new(Inner { told_ms: AtomicI64::new(NOBODY_TOLD), manual: Some(manual) }))
     }
 
     /// Moves a manual clock on; the system's clock is not moved.
@@ -75,10 +110,17 @@ impl Clock {
         }
     }
 
+    /// Steps a manual clock's wall time, as somebody who sets the device's clock does; the boot clock goes on as it was.
+    pub fn step_wall(&self, by_ms: i64) {
+        if let Some(manual) = &self.0.manual {
+            manual.wall_unix_ms.fetch_add(by_ms, Ordering::SeqCst);
+        }
+    }
+
     /// Now on the boot clock.
     pub fn boot(&self) -> BootInstant {
         if let Some(manual) = &self.0.manual {
-            return BootInstant(Duration::from_millis(manual.boot_ms.load(Ordering::SeqCst)));
+            return BootInstant(Duration::from_millis(manual.boot_ms.load(Ordering::SeqCst) + manual.run_ms()));
         }
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
@@ -87,24 +129,38 @@ impl Clock {
 
     /// The correct time, as far as it is known.
     pub fn wall(&self) -> SystemTime {
-        from_unix_ms(self.uncorrected_unix_ms().saturating_add(self.0.offset_ms.load(Ordering::SeqCst)))
+        match self.0.told_ms.load(Ordering::SeqCst) {
+            NOBODY_TOLD => from_unix_ms(self.system_unix_ms()),
+            told_ms => from_unix_ms(told_ms.saturating_add(self.boot_ms())),
+        }
     }
 
-    /// Correct time minus the system's wall clock, in milliseconds.
+    /// Correct time minus the system's wall clock, in milliseconds; 0 where they agree.
     pub fn offset_ms(&self) -> i64 {
-        self.0.offset_ms.load(Ordering::SeqCst)
+        let skew_ms = unix_ms(self.wall()).saturating_sub(self.system_unix_ms());
+        if skew_ms.abs() <= IGNORED_SKEW_MS { 0 } else { skew_ms }
     }
 
-    /// Takes the time from a server's `Date` header. Call it only for answers over verified TLS or loopback.
+    /// Takes the time from a server's `Date` header that has just come. Call it only for answers over verified TLS or
+    /// loopback.
     pub fn observe_server_date(&self, date: SystemTime) {
-        let skew_ms = unix_ms(date).saturating_sub(self.uncorrected_unix_ms());
-        let offset_ms = if skew_ms.abs() <= IGNORED_SKEW_MS { 0 } else { skew_ms };
-        self.0.offset_ms.store(offset_ms, Ordering::SeqCst);
+        let (date_ms, system_ms) = (unix_ms(date), self.system_unix_ms());
+        let agrees = date_ms.saturating_sub(system_ms).abs() <= IGNORED_SKEW_MS;
+        let correct_ms = if agrees { system_ms } else { date_ms };
+        self.0.told_ms.store(correct_ms.saturating_sub(self.boot_ms()), Ordering::SeqCst);
     }
 
-    fn uncorrected_unix_ms(&self) -> i64 {
+    fn boot_ms(&self) -> i64 {
+        i64::try_from(self.boot().0.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// What the system's own wall clock says.
+    fn system_unix_ms(&self) -> i64 {
         match &self.0.manual {
-            Some(manual) => manual.wall_unix_ms.load(Ordering::SeqCst),
+            Some(manual) => {
+                let run_ms = i64::try_from(manual.run_ms()).unwrap_or(i64::MAX);
+                manual.wall_unix_ms.load(Ordering::SeqCst).saturating_add(run_ms)
+            }
             None => unix_ms(SystemTime::now()),
         }
     }
@@ -144,6 +200,21 @@ mod tests {
         clock.advance(Duration::from_secs(5));
         assert_eq!(clock.wall(), wall + Duration::from_secs(86_405));
         assert_eq!(clock.boot().saturating_since(boot), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn once_told_no_step_of_the_system_clock_moves_the_time() {
+        const TEN_YEARS_MS: i64 = 10 * 365 * 86_400_000;
+        let wall = from_unix_ms(1_700_000_000_000);
+        let clock = Clock::manual(wall);
+        clock.step_wall(5_000);
+        assert_eq!(clock.wall(), wall + Duration::from_secs(5), "nobody else knows better");
+        clock.observe_server_date(wall);
+        for step_ms in [TEN_YEARS_MS, -TEN_YEARS_MS, -TEN_YEARS_MS] {
+            clock.step_wall(step_ms);
+            assert_eq!(clock.wall(), wall);
+        }
+        assert_eq!(clock.offset_ms(), TEN_YEARS_MS - 5_000);
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod federated;
 mod federation;
 mod files;
 mod guests;
+#[cfg(test)]
+mod histories;
 pub mod hosted_ui;
 mod jwks;
 mod landing;
@@ -451,12 +453,24 @@ pub enum TokenError {
     /// The refresh token is finished (used again after rotation, user deleted): wipe at once.
     #[error("{0}")]
     Terminal(String),
+    /// A refresh was answered, but the ID token in the answer could not be verified. Its refresh token may be the only one
+    /// that is still good.
+    #[error("{why}")]
+    Unverified {
+        /// The rotated refresh token.
+        refresh_token: SecretString,
+        /// Why the rest does not count.
+        why: Box<TokenError>,
+    },
     /// The refresh was refused, which a misconfiguration can cause too: stop vending at expiry, keep the token.
     #[error("{0}")]
     NotAuthorized(String),
     /// Try again later: network, timeout, 5xx.
     #[error("{0}")]
     Transient(String),
+    /// A refresh was sent and no answer came: nobody knows whether the refresh token was rotated. Try again soon.
+    #[error("{0}")]
+    ReplyLost(String),
     /// Try again much later.
     #[error("{0}")]
     Throttled(String),

@@ -181,7 +181,8 @@ mod tests {
             (None, None, |it| matches!(it, AccountError::Unavailable(_))),
         ];
         for (code, status, expected) in table {
-            let refused = Refused { code: code.map(str::to_owned), status, message: "SignUp: why".to_owned() };
+            let refused =
+                Refused { code: code.map(str::to_owned), status, message: "SignUp: why".to_owned(), unsent: false };
             let error = account_error(refused);
             assert!(expected(&error), "{code:?} {status:?} became {error:?}");
             assert_eq!(error.to_string(), "SignUp: why");

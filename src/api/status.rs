@@ -227,9 +227,12 @@ pub fn of_token(error: &TokenError) -> Status {
         TokenError::TokenWrongAudience(_) => failure(Reason::TokenWrongAudience),
         // Refused refreshes: whoever uses the session can only sign in again.
         TokenError::Terminal(_) | TokenError::NotAuthorized(_) => failure(Reason::NeedsSignIn),
-        TokenError::Transient(_) => failure(Reason::UpstreamUnavailable).retry_after(TRANSIENT_RETRY),
+        TokenError::Transient(_) | TokenError::ReplyLost(_) => {
+            failure(Reason::UpstreamUnavailable).retry_after(TRANSIENT_RETRY)
+        }
         TokenError::Throttled(_) => failure(Reason::UpstreamThrottled).retry_after(THROTTLED_RETRY),
         TokenError::Configuration(_) => failure(Reason::UpstreamMisconfigured),
+        TokenError::Unverified { why, .. } => return of_token(why),
     }
     .into_status()
 }

@@ -168,6 +168,8 @@ fn read_session(mut table: Section<'_>, state_dir: &std::path::Path) -> session:
     set(&mut config.backoff_initial_ms, table.integer("backoff_initial_ms", 10..=60_000));
     set(&mut config.backoff_max_ms, table.integer("backoff_max_ms", 10..=3_600_000));
     set(&mut config.backoff_urgent_max_ms, table.integer("backoff_urgent_max_ms", 10..=3_600_000));
+    set(&mut config.rotation_grace_ms, table.integer("rotation_grace_ms", 0..=60_000));
+    set(&mut config.rotation_retry_max_ms, table.integer("rotation_retry_max_ms", 100..=60_000));
     set(&mut config.configuration_retry_ms, table.integer("configuration_retry_ms", 1_000..=86_400_000));
     set(&mut config.refused_retry_ms, table.integer("refused_retry_ms", 1_000..=86_400_000));
     set(&mut config.refused_wipe_after_ms, table.integer("refused_wipe_after_ms", 1_000..=YEAR_MS));

@@ -62,9 +62,9 @@ impl Route {
         Self::new(&config.region, config.endpoint_url.as_deref(), connect, call, clock)
     }
 
-    /// A probe for one call.
+    /// A probe for one call that is sent now.
     pub fn probe(&self) -> DateProbe {
-        DateProbe { clock: self.clock.clone(), seen: Arc::default() }
+        DateProbe { sent: self.clock.boot(), clock: self.clock.clone(), seen: Arc::default() }
     }
 }
 
@@ -115,19 +115,23 @@ macro_rules! sdk_config {
 }
 pub(crate) use sdk_config;
 
+/// A reply that took longer tells no time: the device slept meanwhile, and nobody knows for how long after the `Date`.
+const DATE_BELIEVED_WITHIN: Duration = Duration::from_secs(30);
+
 /// Reads the `Date` of one call's reply, also of an error. Every route is HTTPS or loopback, so it may be believed.
 #[derive(Debug, Clone)]
 pub(crate) struct DateProbe {
+    sent: BootInstant,
     clock: Clock,
     seen: Arc<Mutex<Option<SystemTime>>>,
 }
 
 impl DateProbe {
-    /// What `expiration` means on our clocks, for a reply that was received just now.
+    /// What `expiration` means on the boot clock: from when to when the credentials count. The lifetime begins with the
+    /// call, not with its reply: a device that slept in between must not add its sleep to it.
     pub fn lifetime(&self, expiration: SystemTime) -> (BootInstant, BootInstant) {
-        let sent = self.seen.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(|| self.clock.wall());
-        let received = self.clock.boot();
-        (received, received + expiration.duration_since(sent).unwrap_or_default())
+        let dated = self.seen.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(|| self.clock.wall());
+        (self.sent, self.sent + expiration.duration_since(dated).unwrap_or_default())
     }
 }
 
@@ -143,7 +147,9 @@ impl Intercept for DateProbe {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         if let Some(date) = context.response().headers().get("date").and_then(http_date) {
-            self.clock.observe_server_date(date);
+            if self.clock.boot().saturating_since(self.sent) <= DATE_BELIEVED_WITHIN {
+                self.clock.observe_server_date(date);
+            }
             *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(date);
         }
         Ok(())
@@ -164,6 +170,8 @@ pub(crate) struct Refused {
     pub status: Option<u16>,
     /// What failed and why; holds nothing of the request.
     pub message: String,
+    /// There was no connection to send it on.
+    pub unsent: bool,
 }
 
 impl Refused {
@@ -180,16 +188,18 @@ impl Refused {
                     Some(text) => format!("{what}: {shown}: {text}"),
                     None => format!("{what}: {shown}"),
                 };
-                Self { code, status, message }
+                Self { code, status, message, unsent: false }
             }
             SdkError::TimeoutError(_) => Self::unanswered(format!("{what}: no answer in time")),
             SdkError::DispatchFailure(failure) => {
-                let cause =
-                    failure.as_connector_error().map_or_else(|| "no connection".to_owned(), |it| root_cause(it));
-                Self::unanswered(format!("{what}: cannot reach the service: {cause}"))
+                let error = failure.as_connector_error();
+                let cause = error.map_or_else(|| "no connection".to_owned(), |it| root_cause(it));
+                // The only time limit of the connector is that on connecting.
+                let unsent = error.is_some_and(|it| it.is_timeout() || is_about_connecting(it));
+                Self { unsent, ..Self::unanswered(format!("{what}: cannot reach the service: {cause}")) }
             }
             // The answer itself may hold secrets: it is not shown.
-            _ => Self { code: None, status, message: format!("{what}: the answer could not be read") },
+            _ => Self { code: None, status, message: format!("{what}: the answer could not be read"), unsent: false },
         }
     }
 
@@ -199,8 +209,20 @@ impl Refused {
     }
 
     fn unanswered(message: String) -> Self {
-        Self { code: None, status: None, message }
+        Self { code: None, status: None, message, unsent: false }
     }
+}
+
+/// True where the HTTP client never got a connection.
+fn is_about_connecting(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
+            return error.is_connect();
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn root_cause(error: &(dyn Error + 'static)) -> String {
@@ -293,8 +315,11 @@ mod tests {
         // The server lives ten years later than the device believes.
         let date = http_date("Tue, 15 Nov 2011 08:12:31 GMT").unwrap();
         *probe.seen.lock().unwrap() = Some(date);
+        let sent = clock.boot();
+        // The device sleeps before it reads the reply: that is not added to the lifetime.
+        clock.advance(Duration::from_secs(1_800));
         let (received, deadline) = probe.lifetime(date + Duration::from_secs(3_600));
-        assert_eq!(received, clock.boot());
+        assert_eq!(received, sent);
         assert_eq!(deadline.saturating_since(received), Duration::from_secs(3_600));
         let (received, deadline) = probe.lifetime(date - Duration::from_secs(5));
         assert_eq!(received, deadline, "over already");

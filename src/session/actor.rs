@@ -21,8 +21,8 @@ use super::registry::{Handle, Shared};
 use super::state::Machine;
 use super::upstream::{self, Outcome};
 use super::{Identity, RefreshGrant, ServiceConfig, SessionError, SessionId, SessionKind, SessionView, TokenSet};
-use crate::clock::{BootInstant, from_unix_ms, unix_ms};
-use crate::credential::{Credentials, Login};
+use crate::clock::{BootInstant, from_unix_ms};
+use crate::credential::Credentials;
 use crate::telemetry::metrics;
 
 /// The longest sleep: the runtime's timers do not count suspend, the boot clock does.
@@ -31,8 +31,12 @@ const SLEEP_MAX: Duration = Duration::from_secs(60);
 const STOP_WAIT: Duration = Duration::from_secs(2);
 /// The most commands between two looks at the call in flight.
 const BATCH_MAX: usize = 1_024;
+/// A server's date has whole seconds, and the clock passes over two of skew: a token ends this much earlier here.
+const CLOCK_DOUBT: Duration = Duration::from_secs(3);
 /// What could not be written is tried again after this long.
 const SAVE_AGAIN: Duration = Duration::from_secs(30);
+/// How long a session still drains is written down this often: a restart goes on counting from there.
+const COUNT_AGAIN: Duration = Duration::from_secs(3_600);
 
 struct Waiting {
     asker: Asker,
@@ -76,6 +80,8 @@ pub struct Actor {
     /// What the readers' copy was made of.
     copied: Option<(Arc<Credentials>, Option<String>)>,
     unsaved_since: Option<BootInstant>,
+    /// When saving was tried last.
+    saved: BootInstant,
     ending: Vec<Answer<()>>,
     ended: bool,
     everywhere: bool,
@@ -86,7 +92,7 @@ pub struct Actor {
 impl Actor {
     /// Builds the task and the handle to it; [`Actor::run`] is to be spawned.
     pub fn new(shared: &Arc<Shared>, start: Start) -> (Self, Arc<Handle>) {
-        let (now, wall) = (shared.clock.boot(), shared.clock.wall());
+        let now = shared.clock.boot();
         let readable = start.contents.is_some();
         let contents = start.contents.unwrap_or_default();
         let kind = start.place.kind;
@@ -94,8 +100,10 @@ impl Actor {
             guest: kind == SessionKind::Guest,
             can_refresh: start.service.is_some() || (contents.refresh_token.is_some() && start.tokens.is_none()),
             identity_id: contents.identity_id.is_some(),
-            refused_for: contents.refused_since_unix_ms.map(|since| between(from_unix_ms(since), wall)),
-            draining_for: contents.draining_until_unix_ms.map(|until| between(wall, from_unix_ms(until))),
+            may_rotate: start.service.is_none() && contents.rotates != Some(false),
+            reply_lost: start.service.is_none() && contents.reply_open,
+            refused_for: contents.refused_for_ms.map(Duration::from_millis),
+            draining_for: contents.draining_for_ms.map(Duration::from_millis),
         };
         let last_error = if !readable && kind != SessionKind::Service {
             Some("what was kept of this session cannot be opened with the seal key of now".to_owned())
@@ -111,7 +119,7 @@ impl Actor {
             // There is nothing to give up: the account can sign itself in at any time.
             limits.refused_wipe_after = Duration::MAX;
         }
-        let machine = Machine::new(limits, rand::random(), now, known);
+        let machine = Machine::new(limits, seed(), now, known);
         let (sender, commands) = mpsc::channel(256);
         let view = SessionView {
             id: SessionId(start.place.id.clone()),
@@ -156,6 +164,7 @@ impl Actor {
             last_error,
             copied: None,
             unsaved_since: None,
+            saved: now,
             ending: Vec::new(),
             ended: false,
             everywhere: false,
@@ -169,7 +178,7 @@ impl Actor {
             // A new session's first effect is one call: nothing of it has to be waited for.
             for effect in actor.machine.on(now, event) {
                 if let Effect::Start(call) = effect {
-                    actor.begin(call);
+                    actor.send(call);
                 }
             }
         }
@@ -318,8 +327,12 @@ impl Actor {
     }
 
     async fn happen(&mut self, event: Event) {
+        self.happen_at(self.shared.clock.boot(), event).await;
+    }
+
+    async fn happen_at(&mut self, now: BootInstant, event: Event) {
         self.moved = true;
-        let effects = self.machine.on(self.shared.clock.boot(), event);
+        let effects = self.machine.on(now, event);
         self.apply(effects).await;
     }
 
@@ -327,7 +340,7 @@ impl Actor {
         self.moved |= !effects.is_empty();
         for effect in effects {
             match effect {
-                Effect::Start(call) => self.begin(call),
+                Effect::Start(call) => self.begin(call).await,
                 Effect::Abort => self.pending = None,
                 Effect::DropCredentials => {
                     self.credentials = None;
@@ -346,30 +359,14 @@ impl Actor {
         }
     }
 
-    /// Begins a call; see [`upstream::call`].
-    fn begin(&mut self, call: Call) {
-        let secrets = upstream::Secrets {
-            login: self.tokens.as_ref().map(|set| Login {
-                provider: self.identity.tokens.provider().to_owned(),
-                subject: set.claims.subject.clone(),
-                id_token: set.id_token.clone(),
-            }),
-            grant: RefreshGrant {
-                refresh_token: self.contents.refresh_token.clone(),
-                device: self.contents.device.clone(),
-            },
-            identity_id: self.contents.identity_id.clone(),
-            service: self.service.clone(),
-            offer: self.offer.clone(),
-        };
-        let urgent = self.urgent.subscribe();
-        self.pending = Some(upstream::call(&self.shared, &self.identity, secrets, urgent, call));
-    }
-
     /// Shows what is so now, and answers everybody whose answer there is.
     async fn settle(&mut self) {
         let now = self.shared.clock.boot();
         if self.unsaved_since.is_some_and(|since| now.saturating_since(since) >= SAVE_AGAIN) {
+            self.save().await;
+        }
+        let counts_down = self.machine.draining_for(now).is_some();
+        if counts_down && now.saturating_since(self.saved) >= COUNT_AGAIN {
             self.save().await;
         }
         if std::mem::take(&mut self.moved) {
@@ -378,7 +375,7 @@ impl Actor {
             self.publish(now, rotated);
             self.answer_waiting(now);
         }
-        let urgent = !self.waiting.is_empty();
+        let urgent = !self.waiting.is_empty() || self.machine.is_in_rotation_grace(now);
         self.urgent.send_if_modified(|now| std::mem::replace(now, urgent) != urgent);
     }
 
@@ -397,16 +394,25 @@ impl Actor {
     }
 
     async fn save(&mut self) {
-        let (now, wall) = (self.shared.clock.boot(), self.shared.clock.wall());
-        self.contents.refused_since_unix_ms = self.machine.refused_for(now).map(|long| unix_ms(wall - long));
-        self.contents.draining_until_unix_ms = self.machine.draining_for(now).map(|left| unix_ms(wall + left));
-        match self.shared.files.save(self.handle.place.clone(), self.contents.clone()).await {
+        // A failure is logged, and tried again by `settle`.
+        let _ = self.try_save().await;
+    }
+
+    async fn try_save(&mut self) -> Result<(), SessionError> {
+        let now = self.shared.clock.boot();
+        let ms = |long: Duration| u64::try_from(long.as_millis()).unwrap_or(u64::MAX);
+        self.contents.refused_for_ms = self.machine.refused_for(now).map(ms);
+        self.contents.draining_for_ms = self.machine.draining_for(now).map(ms);
+        self.saved = now;
+        let outcome = self.shared.files.save(self.handle.place.clone(), self.contents.clone()).await;
+        match &outcome {
             Ok(()) => self.unsaved_since = None,
             Err(error) => {
                 tracing::error!(session = %self.handle.place.id, %error, "a session could not be saved; tried again");
                 self.unsaved_since = Some(now);
             }
         }
+        outcome
     }
 
     fn revoke(&self, everywhere: bool) {
@@ -436,18 +442,28 @@ impl Actor {
     async fn stop(mut self) {
         if self.machine.in_flight() == Some(Call::Tokens)
             && let Some(pending) = self.pending.take()
-            && let Ok(Outcome::Tokens(Ok(set))) = tokio::time::timeout(STOP_WAIT, pending).await
+            && let Ok(Outcome::Tokens(result)) = tokio::time::timeout(STOP_WAIT, pending).await
         {
-            let _ = self.take_tokens(set).await;
+            let _ = self.take_refresh(result).await;
         }
-        if self.unsaved_since.is_some() {
+        let counts = self.machine.draining_for(self.shared.clock.boot()).is_some();
+        if self.unsaved_since.is_some() || counts {
             self.save().await;
         }
     }
 
     fn boot_deadline(&self, expire_time: SystemTime) -> BootInstant {
-        self.shared.clock.boot() + between(self.shared.clock.wall(), expire_time)
+        self.shared.clock.boot() + between(self.shared.clock.wall() + CLOCK_DOUBT, expire_time)
     }
+}
+
+/// Where a session's jitter starts.
+fn seed() -> u64 {
+    #[cfg(test)]
+    if let Some(seed) = super::histories::seed() {
+        return seed;
+    }
+    rand::random()
 }
 
 impl Contents {

@@ -67,6 +67,8 @@ pub(super) fn token_error(call: PoolCall, refused: Refused) -> TokenError {
         _ => match refused.status {
             Some(429) => TokenError::Throttled(text),
             Some(400..500) => TokenError::Configuration(text),
+            // A gateway's error or none at all: the pool may have done it all the same.
+            _ if call == PoolCall::Refresh && refused.code.is_none() && !refused.unsent => TokenError::ReplyLost(text),
             _ => TokenError::Transient(text),
         },
     }
@@ -113,6 +115,7 @@ mod tests {
         let throttled: Is = |it| matches!(it, TokenError::Throttled(_));
         let transient: Is = |it| matches!(it, TokenError::Transient(_));
         let configuration: Is = |it| matches!(it, TokenError::Configuration(_));
+        let lost: Is = |it| matches!(it, TokenError::ReplyLost(_));
         let unconfirmed: Is = |it| matches!(it, TokenError::UserNotConfirmed(_));
         let reset: Is = |it| matches!(it, TokenError::PasswordResetRequired(_));
         let over: Is = |it| matches!(it, TokenError::ChallengeOver(_));
@@ -163,9 +166,17 @@ mod tests {
             (refresh, Some("ResourceNotFoundException"), Some(400), "", configuration),
             (refresh, Some("InvalidParameterException"), Some(400), "", configuration),
             (refresh, Some("ForbiddenException"), Some(403), "WAF", configuration),
-            (refresh, None, Some(503), "", transient),
+            (refresh, Some("InternalErrorException"), Some(500), "", transient),
+            (refresh, Some("UserLambdaValidationException"), Some(400), "PreTokenGeneration failed", refused),
+            (refresh, Some("UnexpectedLambdaException"), Some(400), "", configuration),
+            (refresh, Some("InvalidLambdaResponseException"), Some(400), "", configuration),
+            (refresh, Some("LimitExceededException"), Some(400), "", throttled),
+            (refresh, Some("SomethingNew"), Some(503), "", transient),
+            (refresh, None, Some(503), "a gateway's", lost),
+            (refresh, None, Some(200), "cut off", lost),
             (refresh, None, Some(429), "", throttled),
-            (refresh, None, None, "no answer", transient),
+            (refresh, None, None, "no answer", lost),
+            (sign_in, None, None, "no answer", transient),
             (revoke, Some("UnauthorizedException"), Some(400), "", refused),
             (sign_in, Some("ResourceNotFoundException"), Some(400), "Device does not exist.", device),
             (answer, Some("ResourceNotFoundException"), Some(400), "Device does not exist.", device),
@@ -202,15 +213,18 @@ mod tests {
             (revoke, Some("UnsupportedTokenTypeException"), Some(400), "", configuration),
         ];
         for (call, code, status, message, expected) in table {
-            let refusal = Refused { code: code.map(str::to_owned), status, message: message.to_owned() };
+            let refusal = Refused { code: code.map(str::to_owned), status, message: message.to_owned(), unsent: false };
             let error = token_error(call, refusal);
             assert!(expected(&error), "{call:?} {code:?} {status:?} {message:?} became {error:?}");
         }
+        let unsent = Refused { code: None, status: None, message: "no route".to_owned(), unsent: true };
+        assert!(transient(&token_error(refresh, unsent)), "what was never sent was never applied");
     }
 
     #[test]
     fn only_unknown_calls_fall_back() {
-        let refused = |code: &str| Refused { code: Some(code.into()), status: Some(400), message: String::new() };
+        let refused =
+            |code: &str| Refused { code: Some(code.into()), status: Some(400), message: String::new(), unsent: false };
         assert!(is_unknown_call(&refused("UnknownOperationException")));
         assert!(!is_unknown_call(&refused("NotAuthorizedException")));
     }

@@ -191,7 +191,12 @@ impl TokenSource for CognitoTokens {
         if given.is_none() {
             given = self.refresh_by_auth(refresh_token, grant.device.as_ref()).await?;
         }
-        let mut set = self.tokens(given).await?;
+        let rotated = given.as_ref().and_then(|given| given.refresh_token.clone()).map(SecretString::from);
+        let mut set = self.tokens(given).await.map_err(|why| match rotated {
+            // The old token is over now, or soon: the new one must not be lost with the reply.
+            Some(refresh_token) => TokenError::Unverified { refresh_token, why: Box::new(why) },
+            None => why,
+        })?;
         set.device.clone_from(&grant.device);
         Ok(set)
     }

@@ -26,6 +26,10 @@ pub struct Config {
     pub backoff_max_ms: u64,
     /// The longest back-off while valid credentials have less than 15 minutes left.
     pub backoff_urgent_max_ms: u64,
+    /// For how long after a lost reply the user pool takes the refresh token from before a rotation.
+    pub rotation_grace_ms: u64,
+    /// The longest back-off in that time.
+    pub rotation_retry_max_ms: u64,
     /// How often a configuration error is tried again.
     pub configuration_retry_ms: u64,
     /// How often a refused refresh token is tried again.
@@ -80,6 +84,8 @@ impl Default for Config {
             backoff_initial_ms: 1_000,
             backoff_max_ms: 120_000,
             backoff_urgent_max_ms: 30_000,
+            rotation_grace_ms: 60_000,
+            rotation_retry_max_ms: 10_000,
             configuration_retry_ms: 300_000,
             refused_retry_ms: 3_600_000,
             refused_wipe_after_ms: 72 * 3_600_000,

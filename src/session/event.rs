@@ -21,6 +21,8 @@ pub enum Call {
 pub enum Failure {
     /// Try again later.
     Transient,
+    /// Try again soon: nobody knows whether the refresh token was rotated.
+    ReplyLost,
     /// Try again much later.
     Throttled,
     /// The refresh token was refused, which a misconfiguration can cause too.
@@ -46,6 +48,8 @@ pub enum Success {
         id_token_deadline: BootInstant,
         /// The groups are other ones than before.
         groups_changed: bool,
+        /// A new refresh token came along: the pool rotates them.
+        rotated: bool,
     },
     /// The identity id, the same one where one was known.
     IdentityId,
@@ -158,6 +162,8 @@ pub struct Limits {
     pub(super) backoff_initial: Duration,
     pub(super) backoff_max: Duration,
     pub(super) backoff_urgent_max: Duration,
+    pub(super) rotation_grace: Duration,
+    pub(super) rotation_retry_max: Duration,
     pub(super) configuration_retry: Duration,
     pub(super) refused_retry: Duration,
     pub(super) refused_wipe_after: Duration,
@@ -176,6 +182,8 @@ impl From<&Config> for Limits {
             backoff_initial: ms(config.backoff_initial_ms),
             backoff_max: ms(config.backoff_max_ms),
             backoff_urgent_max: ms(config.backoff_urgent_max_ms),
+            rotation_grace: ms(config.rotation_grace_ms),
+            rotation_retry_max: ms(config.rotation_retry_max_ms),
             configuration_retry: ms(config.configuration_retry_ms),
             refused_retry: ms(config.refused_retry_ms),
             refused_wipe_after: ms(config.refused_wipe_after_ms),
@@ -196,6 +204,10 @@ pub struct Known {
     pub can_refresh: bool,
     /// The identity id is known.
     pub identity_id: bool,
+    /// The pool rotates refresh tokens, or has not shown yet that it does not.
+    pub may_rotate: bool,
+    /// A refresh that may have rotated the token was under way when the daemon ended: its reply is lost.
+    pub reply_lost: bool,
     /// For how long the refresh token has been refused.
     pub refused_for: Option<Duration>,
     /// The session was signing out, and has this long left.

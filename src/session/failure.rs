@@ -24,8 +24,10 @@ pub fn token_failure(error: &TokenError) -> Failure {
         TokenError::TokenWrongAudience(_) => Failure::OtherUser,
         // A token that is over on arrival is a wrong clock, not a wrong user.
         TokenError::Transient(_) | TokenError::TokenExpired(_) => Failure::Transient,
+        TokenError::ReplyLost(_) => Failure::ReplyLost,
         TokenError::Throttled(_) => Failure::Throttled,
         TokenError::TokenInvalid(_) | TokenError::Configuration(_) => Failure::Configuration,
+        TokenError::Unverified { why, .. } => token_failure(why),
     }
 }
 

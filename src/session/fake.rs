@@ -45,6 +45,10 @@ pub struct Pools {
     pub tracks_devices: bool,
     /// The devices' keys.
     pub devices: HashSet<String>,
+    /// How long everything lasts from now on, where it is not [`LIFETIME`].
+    pub lifetime: Option<Duration>,
+    /// Why the ID token of the next refresh cannot be verified.
+    pub unverified: Option<Box<TokenError>>,
     /// The refresh token that is good, by `sub`.
     pub refresh_tokens: HashMap<String, String>,
     /// The identity pool takes guests.
@@ -132,7 +136,7 @@ impl FakeCloud {
             pools.refresh_tokens.insert(subject.to_owned(), token.clone());
             SecretString::from(token)
         });
-        let expire_time = self.clock.wall() + LIFETIME;
+        let expire_time = self.clock.wall() + pools.lifetime.unwrap_or(LIFETIME);
         TokenSet {
             id_token: format!("id.{subject}.{serial}").into(),
             access_token: Some(format!("access.{subject}.{serial}").into()),
@@ -232,7 +236,12 @@ impl TokenSource for FakeTokens {
             }
             (pools.wrong_subject.take().unwrap_or(subject), pools.rotate)
         };
-        Ok(self.0.tokens(&subject, rotate))
+        let set = self.0.tokens(&subject, rotate);
+        match (self.0.pools().unverified.take(), set.refresh_token.clone()) {
+            (Some(why), Some(refresh_token)) => Err(TokenError::Unverified { refresh_token, why }),
+            (Some(why), None) => Err(*why),
+            (None, _) => Ok(set),
+        }
     }
 
     async fn revoke(&self, grant: &RefreshGrant, _: Option<&SecretString>, everywhere: bool) -> Result<(), TokenError> {
@@ -288,8 +297,8 @@ impl CredentialSource for FakeCredentials {
             access_key_id: format!("ASIA{}", pools.serial),
             secret_access_key: "secret".into(),
             session_token: Some(identity_id.into()),
-            expire_time: self.cloud.clock.wall() + LIFETIME,
-            deadline: self.cloud.clock.boot() + LIFETIME,
+            expire_time: self.cloud.clock.wall() + pools.lifetime.unwrap_or(LIFETIME),
+            deadline: self.cloud.clock.boot() + pools.lifetime.unwrap_or(LIFETIME),
             received: self.cloud.clock.boot(),
         })
     }

@@ -74,10 +74,15 @@ pub struct Contents {
     pub merged_from: Option<String>,
     /// What the session's credentials endpoint takes.
     pub endpoint_token: Option<EndpointToken>,
-    /// Since when the refresh token has been refused, milliseconds since 1970.
-    pub refused_since_unix_ms: Option<i64>,
-    /// Until when the session drains, milliseconds since 1970.
-    pub draining_until_unix_ms: Option<i64>,
+    /// Whether the pool rotates refresh tokens; nothing before the first refresh has shown it.
+    pub rotates: Option<bool>,
+    /// A refresh that may rotate the refresh token was sent, and its reply has not come.
+    pub reply_open: bool,
+    /// For how long the refresh token has been refused. Counted while the daemon ran: after a restart the wall clock may
+    /// be years off, and must neither wipe a token nor keep it for ever.
+    pub refused_for_ms: Option<u64>,
+    /// How long the session still drains, counted in the same way.
+    pub draining_for_ms: Option<u64>,
 }
 
 /// A session as it was found.
@@ -113,8 +118,12 @@ struct Plain {
     merged_from: Option<String>,
     #[serde(default)]
     endpoint_token: Option<String>,
-    refused_since_unix_ms: Option<i64>,
-    draining_until_unix_ms: Option<i64>,
+    #[serde(default)]
+    rotates: Option<bool>,
+    #[serde(default)]
+    reply_open: bool,
+    refused_for_ms: Option<u64>,
+    draining_for_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -231,8 +240,10 @@ impl Inner {
             device: contents.device.as_ref().map(PlainDevice::from),
             merged_from: contents.merged_from.clone(),
             endpoint_token: contents.endpoint_token.as_ref().map(|token| token.secret().expose_secret().to_owned()),
-            refused_since_unix_ms: contents.refused_since_unix_ms,
-            draining_until_unix_ms: contents.draining_until_unix_ms,
+            rotates: contents.rotates,
+            reply_open: contents.reply_open,
+            refused_for_ms: contents.refused_for_ms,
+            draining_for_ms: contents.draining_for_ms,
         };
         let plain = Zeroizing::new(serde_json::to_vec(&plain)?);
         let sealed = STANDARD.encode(self.key.seal(&bound(&place), &plain));
@@ -309,8 +320,10 @@ fn read_one(path: &Path, key: &SealKey) -> Result<Found, String> {
             device: plain.device.take().map(RememberedDevice::from),
             merged_from: plain.merged_from.take(),
             endpoint_token: plain.endpoint_token.take().map(EndpointToken::kept),
-            refused_since_unix_ms: plain.refused_since_unix_ms,
-            draining_until_unix_ms: plain.draining_until_unix_ms,
+            rotates: plain.rotates,
+            reply_open: plain.reply_open,
+            refused_for_ms: plain.refused_for_ms,
+            draining_for_ms: plain.draining_for_ms,
         });
     Ok(Found { place: on_disk.place, contents })
 }

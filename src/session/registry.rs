@@ -370,7 +370,8 @@ impl Shared {
                 let call = source.revoke(&grant, access_token.as_ref(), everywhere);
                 match tokio::time::timeout(shared.give_up_after, call).await {
                     Ok(Ok(())) => return,
-                    Ok(Err(TokenError::Transient(_) | TokenError::Throttled(_))) | Err(_) => {}
+                    Ok(Err(TokenError::Transient(_) | TokenError::ReplyLost(_) | TokenError::Throttled(_)))
+                    | Err(_) => {}
                     Ok(Err(error)) => return tracing::warn!(%error, "a refresh token could not be revoked"),
                 }
             }

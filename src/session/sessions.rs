@@ -21,7 +21,7 @@ use super::{
     SignInProgress, SignOutUploads, TokenError, TokenSet,
 };
 use crate::caller::Caller;
-use crate::clock::{Clock, unix_ms};
+use crate::clock::Clock;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::{CacheResult, SignInOutcome};
 
@@ -71,9 +71,8 @@ impl Sessions {
             let mut contents = session.contents;
             if session.place.kind == SessionKind::Guest && !identity.guests {
                 tracing::warn!(session = %id, "guests are not allowed any more: this one's uploads are sent, then it ends");
-                let until = shared.clock.wall() + Duration::from_millis(shared.config.drain_max_ms);
                 if let Some(contents) = &mut contents {
-                    contents.draining_until_unix_ms.get_or_insert(unix_ms(until));
+                    contents.draining_for_ms.get_or_insert(shared.config.drain_max_ms);
                 }
             }
             let place = session.place;

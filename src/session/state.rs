@@ -54,6 +54,9 @@ pub struct Machine {
     /// A guest proves itself with its identity id alone.
     guest: bool,
     can_refresh: bool,
+    may_rotate: bool,
+    /// When a reply was lost last: nobody knows whether the refresh token has been rotated.
+    reply_lost: Option<BootInstant>,
     identity_known: bool,
     credentials: Option<Cached>,
     in_flight: Option<Call>,
@@ -85,6 +88,8 @@ impl Machine {
             id_token: None,
             guest: known.guest,
             can_refresh: known.can_refresh,
+            may_rotate: known.may_rotate,
+            reply_lost: known.reply_lost.then_some(now),
             identity_known: known.identity_id,
             credentials: None,
             in_flight: None,
@@ -101,7 +106,9 @@ impl Machine {
             denied_next: now,
         };
         if known.can_refresh || (known.guest && known.identity_id) {
-            machine.due = Some(now + limits.boot_spread.mul_f64(machine.jitter.unit()));
+            let spread = limits.boot_spread.mul_f64(machine.jitter.unit());
+            // The old refresh token is good for the pool's grace only.
+            machine.due = Some(if known.reply_lost { now } else { now + spread });
         }
         machine
     }
@@ -143,6 +150,17 @@ impl Machine {
     /// Parked because an answer was about somebody else.
     pub fn is_other_user(&self) -> bool {
         self.phase == Phase::Parked { other_user: true }
+    }
+
+    /// The refresh token may have been rotated by a refresh whose reply was lost, and the pool still takes the old one:
+    /// the next refresh must not wait behind others.
+    pub fn is_in_rotation_grace(&self, now: BootInstant) -> bool {
+        self.reply_lost.is_some_and(|lost| now.saturating_since(lost) < self.limits.rotation_grace)
+    }
+
+    /// Whether credentials that count from `received` to `deadline` can still be served.
+    pub fn can_serve(&self, now: BootInstant, received: BootInstant, deadline: BootInstant) -> bool {
+        now < schedule::serve_until(received, deadline, self.limits.serve_margin)
     }
 
     /// The call in flight.
@@ -215,11 +233,16 @@ impl Machine {
         match event {
             Event::Wake => {}
             Event::Done(result) => {
-                if self.in_flight.take().is_some() {
+                if let Some(call) = self.in_flight.take() {
                     self.last_attempt = Some(now);
                     match result {
                         Ok(success) => self.succeeded(now, success, &mut effects),
-                        Err(failure) => self.failed(now, failure, &mut effects),
+                        Err(failure) => {
+                            if (call, failure) == (Call::Tokens, Failure::ReplyLost) && self.may_rotate {
+                                self.reply_lost = Some(now);
+                            }
+                            self.failed(now, failure, &mut effects);
+                        }
                     }
                 }
             }
@@ -396,6 +419,8 @@ impl Machine {
         self.failures = 0;
         self.hold = None;
         self.refused_since = None;
+        self.may_rotate = true;
+        self.reply_lost = None;
         self.denied_interval = self.limits.denied_initial;
         self.denied_next = now;
         self.start_round(now, round, effects);
@@ -449,6 +474,7 @@ impl Machine {
         self.again = false;
         self.id_token = None;
         self.can_refresh = false;
+        self.reply_lost = None;
         self.refused_since = None;
         self.due = None;
     }

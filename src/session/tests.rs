@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod guests;
+mod keeping;
 mod services;
 
 use std::path::Path;

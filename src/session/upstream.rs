@@ -76,7 +76,7 @@ pub fn call(
                         None => tokens.refresh(&grant).await,
                     }
                 };
-                let late = || Err(TokenError::Transient(late("the token refresh", limit)));
+                let late = || Err(TokenError::ReplyLost(late("the token refresh", limit)));
                 Outcome::Tokens(tokio::time::timeout(limit, call).await.unwrap_or_else(|_| late()))
             }
             Call::IdentityId => {

@@ -1,34 +1,77 @@
-//! What a session's task takes from upstream. Promises that an answer about another user, issuer, client or identity id
-//! never becomes this session's, and that a rotated refresh token is durable before anything is done with what came along.
+//! The calls of a session's task: what is written down before one goes out, and what is taken of its answer. Promises
+//! that a rotated refresh token is durable before anything that came with it is used, that an answer about somebody else
+//! is never taken, and that nothing valid is replaced by something that had ended when it arrived.
 
 use std::sync::Arc;
 
-use super::super::TokenSet;
-use super::super::event::{Event, Failure, Success};
+use super::super::event::{Call, Event, Failure, Success};
 use super::super::failure::{credential_failure, token_failure};
-use super::super::upstream::Outcome;
+use super::super::upstream::{self, Outcome};
+use super::super::{RefreshGrant, TokenError, TokenSet};
 use super::Actor;
+use crate::clock::BootInstant;
+use crate::credential::{Credentials, Login};
+
+/// What came of a call: the text is for a person.
+type Taken = Result<Success, (Failure, String)>;
 
 impl Actor {
+    /// Begins a call. Before a refresh that may rotate the refresh token, the session's file says that one is under way:
+    /// where its reply is lost in a crash, the next start asks again at once, inside the pool's grace for the old token.
+    pub(super) async fn begin(&mut self, call: Call) {
+        let unwritten = !self.contents.reply_open || self.unsaved_since.is_some();
+        // A device account loses nothing: it signs itself in again.
+        let may_rotate = self.service.is_none() && self.contents.rotates != Some(false);
+        if call == Call::Tokens && may_rotate && unwritten {
+            self.contents.reply_open = true;
+            let written = self.try_save().await;
+            // A refresh token that cannot be kept must not be fetched.
+            if let (Err(error), Some(true)) = (written, self.contents.rotates) {
+                let text = format!("no refresh is made, because its refresh token could not be kept: {error}");
+                let refused = Outcome::Tokens(Err(TokenError::Transient(text)));
+                self.pending = Some(Box::pin(std::future::ready(refused)));
+                return;
+            }
+        }
+        self.send(call);
+    }
+
+    /// Sends a call; see [`upstream::call`].
+    pub(super) fn send(&mut self, call: Call) {
+        let secrets = upstream::Secrets {
+            login: self.tokens.as_ref().map(|set| Login {
+                provider: self.identity.tokens.provider().to_owned(),
+                subject: set.claims.subject.clone(),
+                id_token: set.id_token.clone(),
+            }),
+            grant: RefreshGrant {
+                refresh_token: self.contents.refresh_token.clone(),
+                device: self.contents.device.clone(),
+            },
+            identity_id: self.contents.identity_id.clone(),
+            service: self.service.clone(),
+            offer: self.offer.clone(),
+        };
+        let urgent = self.urgent.subscribe();
+        self.pending = Some(upstream::call(&self.shared, &self.identity, secrets, urgent, call));
+    }
+
+    /// Takes what came of the call in flight.
     pub(super) async fn finished(&mut self, outcome: Outcome) {
-        let result = match outcome {
-            Outcome::Tokens(Ok(set)) => self.take_tokens(set).await,
-            Outcome::Tokens(Err(error)) => Err((token_failure(&error), error.to_string())),
+        let now = self.now();
+        let taken = match outcome {
+            Outcome::Tokens(result) => self.take_refresh(result).await,
             Outcome::IdentityId(Ok(id)) => self.take_identity_id(id).await,
             Outcome::IdentityId(Err(error)) | Outcome::Credentials(Err(error)) => {
                 Err((credential_failure(error.kind), error.message))
             }
-            Outcome::Credentials(Ok(credentials)) => {
-                let (received, deadline) = (credentials.received, credentials.deadline);
-                self.credentials = Some(Arc::new(credentials));
-                Ok(Success::Credentials { received, deadline })
-            }
+            Outcome::Credentials(Ok(credentials)) => self.take_credentials(now, credentials),
         };
-        let failed = match &result {
+        let failed = match &taken {
             Ok(_) => None,
             Err((failure, text)) => {
                 let session = &self.handle.place.id;
-                if matches!(failure, Failure::Transient | Failure::Throttled) {
+                if matches!(failure, Failure::Transient | Failure::ReplyLost | Failure::Throttled) {
                     tracing::warn!(%session, ?failure, why = %text, "a refresh failed; what is valid is served");
                 } else {
                     tracing::error!(%session, ?failure, why = %text, "a refresh failed");
@@ -36,7 +79,7 @@ impl Actor {
                 Some(text.clone())
             }
         };
-        self.happen(Event::Done(result.map_err(|(failure, _)| failure))).await;
+        self.happen_at(now, Event::Done(taken.map_err(|(failure, _)| failure))).await;
         if failed.is_some() {
             self.last_error = failed;
         } else if self.machine.in_flight().is_none() {
@@ -44,7 +87,24 @@ impl Actor {
         }
     }
 
-    pub(super) async fn take_tokens(&mut self, set: TokenSet) -> Result<Success, (Failure, String)> {
+    /// Takes the answer of a token refresh.
+    pub(super) async fn take_refresh(&mut self, result: Result<TokenSet, TokenError>) -> Taken {
+        match result {
+            Ok(set) => self.take_tokens(set).await,
+            Err(error) => {
+                let failure = (token_failure(&error), error.to_string());
+                if let TokenError::Unverified { refresh_token, .. } = error {
+                    self.contents.refresh_token = Some(refresh_token);
+                    self.contents.rotates = Some(true);
+                    self.contents.reply_open = false;
+                    self.save().await;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    async fn take_tokens(&mut self, set: TokenSet) -> Taken {
         let is_first = self.service.is_some() && self.contents.subject.is_none();
         if is_first {
             self.contents.subject = Some(set.claims.subject.clone());
@@ -65,21 +125,34 @@ impl Actor {
             return Err((Failure::OtherUser, text.to_owned()));
         }
         let groups_changed = set.claims.groups != self.contents.groups;
-        let id_token_deadline = self.boot_deadline(set.claims.expire_time);
         let rotated = set.refresh_token.is_some();
+        let noted = self.contents.reply_open || self.contents.rotates != Some(rotated);
         if let Some(token) = &set.refresh_token {
             self.contents.refresh_token = Some(token.clone());
         }
-        self.contents.groups.clone_from(&set.claims.groups);
-        self.tokens = Some(set);
-        if rotated || groups_changed || is_first {
-            // The new refresh token is durable before anything is done with what came along with it.
-            self.save().await;
+        self.contents.rotates = Some(rotated);
+        self.contents.reply_open = false;
+        let groups = std::mem::replace(&mut self.contents.groups, set.claims.groups.clone());
+        if (rotated || groups_changed || noted || is_first)
+            && let Err(error) = self.try_save().await
+            && rotated
+            && self.service.is_none()
+        {
+            // What came along is dropped; the next refresh is made once the new token could be written.
+            self.contents.groups = groups;
+            return Err((Failure::Transient, format!("the new refresh token could not be kept: {error}")));
         }
-        Ok(Success::Tokens { id_token_deadline, groups_changed })
+        let id_token_deadline = self.boot_deadline(set.claims.expire_time);
+        if self.now() >= id_token_deadline {
+            self.contents.groups = groups;
+            let text = "the refreshed ID token had ended when it arrived: is the user pool's clock right?";
+            return Err((Failure::Transient, text.to_owned()));
+        }
+        self.tokens = Some(set);
+        Ok(Success::Tokens { id_token_deadline, groups_changed, rotated })
     }
 
-    async fn take_identity_id(&mut self, id: String) -> Result<Success, (Failure, String)> {
+    async fn take_identity_id(&mut self, id: String) -> Taken {
         match &self.contents.identity_id {
             Some(known) if *known != id => {
                 let text = "the identity pool gives this user another identity id than before: the session is parked, \
@@ -103,5 +176,19 @@ impl Actor {
                 Ok(Success::IdentityId)
             }
         }
+    }
+
+    fn take_credentials(&mut self, now: BootInstant, credentials: Credentials) -> Taken {
+        let (received, deadline) = (credentials.received, credentials.deadline);
+        if !self.machine.can_serve(now, received, deadline) {
+            let text = "the credentials had ended when they arrived: is the service's clock right?";
+            return Err((Failure::Transient, text.to_owned()));
+        }
+        self.credentials = Some(Arc::new(credentials));
+        Ok(Success::Credentials { received, deadline })
+    }
+
+    fn now(&self) -> BootInstant {
+        self.shared.clock.boot()
     }
 }

@@ -28,9 +28,11 @@ enum Next {
 }
 
 impl Machine {
-    pub(super) fn start_round(&mut self, now: BootInstant, round: Round, effects: &mut Vec<Effect>) {
+    pub(super) fn start_round(&mut self, now: BootInstant, mut round: Round, effects: &mut Vec<Effect>) {
         debug_assert!(self.in_flight.is_none() && self.round.is_none(), "one round and one call at a time");
         self.round_number += 1;
+        // However fresh the ID token is: the pool may be counting down on the refresh token.
+        round.tokens_todo |= self.is_in_rotation_grace(now);
         self.round = Some(round);
         self.due = None;
         self.proceed(now, effects);
@@ -96,7 +98,13 @@ impl Machine {
         let ahead = self.limits.id_token_ahead;
         if let Some(round) = &mut self.round {
             match success {
-                Success::Tokens { id_token_deadline, groups_changed } => {
+                Success::Tokens { id_token_deadline, groups_changed, rotated } => {
+                    self.may_rotate = rotated;
+                    self.reply_lost = None;
+                    if now >= id_token_deadline {
+                        self.failed(now, Failure::Transient, effects);
+                        return;
+                    }
                     let fresh_until = schedule::id_token_fresh_until(now, id_token_deadline, ahead);
                     self.id_token = Some(IdToken { deadline: id_token_deadline, fresh_until });
                     round.tokens_todo = false;
@@ -118,11 +126,11 @@ impl Machine {
                 }
                 Success::Credentials { received, deadline } => {
                     round.credentials_todo = false;
-                    let serve_until = schedule::serve_until(received, deadline, self.limits.serve_margin);
-                    if now >= serve_until {
+                    if !self.can_serve(now, received, deadline) {
                         self.failed(now, Failure::Transient, effects);
                         return;
                     }
+                    let serve_until = schedule::serve_until(received, deadline, self.limits.serve_margin);
                     let refresh_at = schedule::refresh_at(received, deadline, self.jitter.unit());
                     self.credentials = Some(Cached { deadline, serve_until, refresh_at });
                 }
@@ -154,18 +162,19 @@ impl Machine {
         self.failures = self.failures.saturating_add(1);
         let unit = self.jitter.unit();
         let (kept, wait) = match failure {
-            Failure::Transient => {
+            Failure::Transient | Failure::ReplyLost => {
                 let left = self.credentials.map(|cached| cached.deadline.saturating_since(now));
                 let urgent = left.is_some_and(|left| left < schedule::URGENT_BELOW);
                 let cap = if urgent { self.limits.backoff_urgent_max } else { self.limits.backoff_max };
-                (failure, schedule::backoff(self.failures, self.limits.backoff_initial, cap, unit))
+                let in_grace = self.is_in_rotation_grace(now);
+                let cap = if in_grace { cap.min(self.limits.rotation_retry_max) } else { cap };
+                (Failure::Transient, schedule::backoff(self.failures, self.limits.backoff_initial, cap, unit))
             }
             Failure::Throttled => (failure, schedule::spread_wait(self.limits.backoff_max, unit)),
             Failure::TokenRefused => {
-                if self.refused_since.is_none() {
-                    self.refused_since = Some(now);
-                    effects.push(Effect::Persist);
-                }
+                // Every time: for how long it has been refused must survive a restart.
+                self.refused_since.get_or_insert(now);
+                effects.push(Effect::Persist);
                 (failure, schedule::spread_wait(self.limits.refused_retry, unit))
             }
             Failure::LoginRefused | Failure::IdentityMoved | Failure::Configuration => {

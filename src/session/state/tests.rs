@@ -29,7 +29,7 @@ fn signed_in(now: BootInstant) -> Machine {
 }
 
 fn tokens(now: BootInstant, groups_changed: bool) -> Event {
-    Event::Done(Ok(Success::Tokens { id_token_deadline: now + HOUR, groups_changed }))
+    Event::Done(Ok(Success::Tokens { id_token_deadline: now + HOUR, groups_changed, rotated: false }))
 }
 
 fn credentials(now: BootInstant) -> Event {
@@ -163,6 +163,34 @@ fn a_refresh_asked_for_during_a_call_gets_a_later_one() {
 }
 
 #[test]
+fn a_lost_rotation_is_asked_for_again_in_its_grace_however_fresh_the_id_token_is() {
+    let start = at(1_000);
+    for may_rotate in [true, false] {
+        let mut machine = signed_in(start);
+        if !may_rotate {
+            machine.ask(start, Want::Refresh);
+            machine.on(start, tokens(start, false));
+            machine.on(start, credentials(start));
+        }
+        let now = start + Duration::from_secs(600);
+        machine.ask(now, Want::Refresh);
+        for _ in 0..8 {
+            machine.on(now, Event::Done(Err(Failure::ReplyLost)));
+            assert_eq!(machine.is_in_rotation_grace(now), may_rotate);
+            machine.ask(now + Duration::from_secs(2), Want::Refresh);
+        }
+        machine.on(now, Event::Done(Err(Failure::ReplyLost)));
+        let wake = machine.next_wake().unwrap();
+        let call = if may_rotate { Call::Tokens } else { Call::Credentials };
+        if may_rotate {
+            assert!(wake <= now + Duration::from_secs(10), "inside the grace");
+        }
+        assert_eq!(machine.on(wake, Event::Wake), vec![Effect::Start(call)]);
+        assert!(!machine.is_in_rotation_grace(now + Duration::from_secs(60)), "the grace is over");
+    }
+}
+
+#[test]
 fn sign_out_ends_vending_and_draining_leaves_it_to_the_uploads_for_a_day() {
     let now = at(1_000);
     let mut machine = signed_in(now);
@@ -261,6 +289,8 @@ impl History {
             guest,
             can_refresh: !guest && dice.unit() < 0.8,
             identity_id: dice.unit() < 0.5,
+            may_rotate: dice.unit() < 0.5,
+            reply_lost: !guest && dice.unit() < 0.1,
             refused_for: (!guest && dice.unit() < 0.1).then_some(HOUR),
             draining_for: (dice.unit() < 0.1).then_some(HOUR),
         };
@@ -297,7 +327,8 @@ impl History {
         if self.below(10) < 6 {
             return Ok(match call {
                 Call::Tokens => {
-                    Success::Tokens { id_token_deadline: self.now + lifetime, groups_changed: self.below(4) == 0 }
+                    let (groups_changed, rotated) = (self.below(4) == 0, self.below(2) == 0);
+                    Success::Tokens { id_token_deadline: self.now + lifetime, groups_changed, rotated }
                 }
                 Call::IdentityId => Success::IdentityId,
                 Call::Credentials => Success::Credentials { received: self.now, deadline: self.now + lifetime },
@@ -311,6 +342,7 @@ impl History {
             (10..=14, Call::IdentityId | Call::Credentials) => Failure::IdentityMoved,
             (15..=20, _) => Failure::Configuration,
             (21..=26, _) => Failure::Throttled,
+            (27..=31, Call::Tokens) => Failure::ReplyLost,
             _ => Failure::Transient,
         })
     }
