@@ -3,6 +3,7 @@
 //! API that every other program uses.
 
 mod cancel;
+mod challenge;
 mod check_config;
 mod client;
 mod completions;
@@ -21,6 +22,7 @@ mod refresh;
 mod reload;
 mod resend_code;
 mod reset_password;
+mod respond;
 mod resume;
 mod retry;
 mod secret;
@@ -89,6 +91,8 @@ enum Command {
 
     /// Sign in on this device.
     SignIn(sign_in::Args),
+    /// Answer what a sign-in asks (a code, a new password, …).
+    Respond(respond::Args),
     /// Sign out on this device.
     SignOut(sign_out::Args),
     /// List your sessions.
@@ -208,6 +212,7 @@ async fn call(command: Command, socket: &std::path::Path, output: &Output) -> Re
         Command::ForgotPassword(args) => forgot_password::run(args, &connect().await?, output).await,
         Command::ResetPassword(args) => reset_password::run(args, connect, output).await,
         Command::SignIn(args) => sign_in::run(args, connect, output).await,
+        Command::Respond(args) => respond::run(args, connect, output).await,
         Command::SignOut(args) => sign_out::run(args, &connect().await?, output).await,
         Command::Sessions => sessions::run(&connect().await?, output).await,
         Command::Refresh(args) => refresh::run(args, &connect().await?, output).await,

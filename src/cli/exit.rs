@@ -44,6 +44,7 @@ exit_codes! {
     NotFound = 5, "no such session, upload, destination, file or user";
     TryLater = 6, "not now: offline, throttled, full or stopping; trying again later may work";
     Conflict = 7, "the state does not allow it: exists already, ended already, not confirmed yet";
+    MoreToDo = 8, "more to do: the sign-in asks for something; answer with `tidegate respond`";
     Interrupted = 130, "interrupted (Ctrl-C)";
 }
 
@@ -97,6 +98,11 @@ impl CliError {
     /// Not allowed, or not signed in far enough.
     pub fn denied(message: impl Into<String>) -> Self {
         Self::new(Exit::Denied, message)
+    }
+
+    /// A step was done and another is left.
+    pub fn more_to_do(message: impl Into<String>) -> Self {
+        Self::new(Exit::MoreToDo, message)
     }
 
     /// Something local does not exist.
@@ -189,6 +195,11 @@ impl CliError {
         &self.0.message
     }
 
+    /// The daemon's reason, where it gave one.
+    pub fn reason(&self) -> Option<&str> {
+        self.0.reason.as_deref()
+    }
+
     /// How the process ends.
     pub fn exit(&self) -> Exit {
         self.0.exit
@@ -253,7 +264,8 @@ fn hint_for(reason: &str) -> Option<&'static str> {
         "NEEDS_SIGN_IN" | "NO_SESSION" => "sign in: tidegate sign-in USERNAME",
         "SESSION_NOT_FOUND" | "SESSION_AMBIGUOUS" => "see yours: tidegate sessions",
         "USER_NOT_CONFIRMED" => "confirm the account: tidegate confirm USERNAME CODE",
-        "CODE_EXPIRED" => "get a new code: tidegate resend-code USERNAME",
+        "CODE_EXPIRED" => "get a new code: tidegate resend-code USERNAME (at a sign-in: sign in again)",
+        "CHALLENGE_NOT_FOUND" | "CHALLENGE_ANSWERED" | "CHALLENGE_EXPIRED" => "sign in: tidegate sign-in USERNAME",
         "PASSWORD_RESET_REQUIRED" => "reset the password: tidegate forgot-password USERNAME",
         "VENDING_DISABLED" => "programs can use it as credential_process instead: tidegate credentials",
         "UPLOAD_NOT_FOUND" => "see yours: tidegate uploads",

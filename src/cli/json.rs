@@ -36,6 +36,18 @@ pub fn credentials(credentials: &v1::AwsCredentials) -> Value {
     })
 }
 
+/// What a sign-in asks.
+pub fn challenge(challenge: &v1::Challenge) -> Value {
+    let parameters: std::collections::BTreeMap<_, _> = challenge.parameters.iter().collect();
+    json!({
+        "name": challenge.name,
+        "challenge_id": challenge.challenge_id,
+        "parameters": parameters,
+        "required_responses": challenge.required_responses,
+        "expire_time": time(challenge.expire_time.as_ref()),
+    })
+}
+
 /// An upload.
 pub fn upload(upload: &v1::Upload) -> Value {
     let object = upload.object.as_ref().map(|object| {

@@ -1,9 +1,11 @@
 //! Asks for what must not be seen. Promises that a password comes from a prompt without echo or from stdin, never from
 //! the arguments or the environment, and is never shown.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Read as _, Write as _};
 
 use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 use super::exit::CliError;
 
@@ -47,6 +49,62 @@ impl PasswordArgs {
         })
         .await
     }
+}
+
+/// A new password, typed twice.
+///
+/// # Errors
+/// As [`PasswordArgs::new_one`].
+pub async fn new_password() -> Result<SecretString, CliError> {
+    PasswordArgs { password_stdin: false }.new_one().await
+}
+
+/// A password, typed.
+///
+/// # Errors
+/// As [`PasswordArgs::existing`].
+pub async fn password() -> Result<SecretString, CliError> {
+    PasswordArgs { password_stdin: false }.existing().await
+}
+
+/// A line that may be seen while it is typed: a code that is good for once, a name.
+///
+/// # Errors
+/// `Exit::Usage` where nothing was typed.
+pub async fn line(question: String) -> Result<SecretString, CliError> {
+    blocking(move || {
+        let mut stderr = std::io::stderr().lock();
+        let _ = write!(stderr, "{question}").and_then(|()| stderr.flush());
+        drop(stderr);
+        let text = Zeroizing::new(read_bounded(|byte| byte == b'\n')?);
+        match text.trim() {
+            "" => Err(CliError::usage("nothing was typed")),
+            typed => Ok(SecretString::from(typed)),
+        }
+    })
+    .await
+}
+
+/// Answers: `NAME=VALUE` on each line of stdin; empty lines do not count.
+///
+/// # Errors
+/// `Exit::Usage` by the line's number, never with what it says.
+pub async fn answers() -> Result<BTreeMap<String, SecretString>, CliError> {
+    use secrecy::ExposeSecret as _;
+    let text = stdin_to_end().await?;
+    let mut answers = BTreeMap::new();
+    for (index, line) in text.expose_secret().lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let (name, value) = line.split_once('=').ok_or_else(|| {
+            CliError::usage(format!("line {} of stdin is not NAME=VALUE, for example SMS_MFA_CODE=123456", index + 1))
+        })?;
+        if answers.insert(name.trim().to_owned(), SecretString::from(value.trim_end_matches('\r'))).is_some() {
+            return Err(CliError::usage(format!("line {} of stdin answers a second time", index + 1)));
+        }
+    }
+    if answers.is_empty() {
+        return Err(CliError::usage("stdin has no answers: pass NAME=VALUE lines, for example SMS_MFA_CODE=123456"));
+    }
+    Ok(answers)
 }
 
 /// All of stdin, for tokens.

@@ -1,15 +1,13 @@
 //! `tidegate sign-in`.
 
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
+use super::challenge;
 use super::client::{Client, answer, unary};
 use super::exit::CliError;
-use super::json;
 use super::output::Output;
 use super::secret::{PasswordArgs, stdin_to_end};
-use super::sessions;
 use crate::api::v1::sign_in_request::Method;
-use crate::api::v1::sign_in_response::Result as SignInResult;
 use crate::api::v1::{GuestSignIn, PasswordSignIn, SignInRequest, TokenSignIn};
 
 /// Sign in on this device. Signing in again as the same user gives the same session.
@@ -23,6 +21,9 @@ pub struct Args {
     identity: String,
     #[command(flatten)]
     password: PasswordArgs,
+    /// Sign in without a password: for identities that let the user choose how (`sign_in_flow = "choice"`).
+    #[arg(long, conflicts_with_all = ["password_stdin", "tokens_stdin", "guest"])]
+    no_password: bool,
     /// Sign in with tokens that you already have: a JSON object on stdin with `id_token` and, where you have them,
     /// `access_token` and `refresh_token`.
     #[arg(long, conflicts_with_all = ["username", "password_stdin", "guest"])]
@@ -37,26 +38,21 @@ where
     F: Future<Output = Result<Client, CliError>>,
 {
     let client = connect().await?;
+    // Who pipes the password in is a script: it gets the question, and answers by another command.
+    let asks = args.username.clone().filter(|_| !args.password.password_stdin);
     let method = if args.guest {
         Method::Guest(GuestSignIn {})
     } else if args.tokens_stdin {
         Method::Tokens(tokens().await?)
     } else {
-        let password = args.password.existing().await?;
+        let password = if args.no_password { SecretString::default() } else { args.password.existing().await? };
         let username = args.username.unwrap_or_default();
         Method::Password(PasswordSignIn { username, password: password.expose_secret().to_owned() })
     };
     let request = SignInRequest { identity: args.identity, method: Some(method) };
     let done = answer("sign in", client.sessions().sign_in(unary(request)).await)?;
     match done.result {
-        Some(SignInResult::Session(session)) => {
-            output.show(|| json::session(&session), || sessions::signed_in(&session));
-            Ok(())
-        }
-        Some(SignInResult::Challenge(challenge)) => Err(CliError::denied(format!(
-            "cannot sign in: the directory asks for {}, which this command cannot answer",
-            challenge.name
-        ))),
+        Some(result) => challenge::finish(&client, result.into(), asks.as_deref(), output).await,
         None => Err(CliError::failed("cannot sign in: the daemon's answer is empty; are both of the same version?")),
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn token_error(call: PoolCall, refused: Refused) -> TokenError {
             TokenError::NotAuthorized(text)
         }
         // The same code for a wrong password, too many of them, and a client that needs a secret: only the text tells.
-        (Some("NotAuthorizedException"), PoolCall::SignIn | PoolCall::Answer) if text.contains("attempts exceeded") => {
+        (Some("NotAuthorizedException"), PoolCall::SignIn | PoolCall::Answer) if is_lockout(&text) => {
             TokenError::Throttled(text)
         }
         (Some("NotAuthorizedException"), PoolCall::Answer) if text.contains("session") => {
@@ -80,6 +80,11 @@ pub(super) fn is_unknown_call(refused: &Refused) -> bool {
         refused.code.as_deref(),
         Some("UnknownOperationException" | "InvalidAction" | "UnsupportedOperationException" | "NotImplemented")
     )
+}
+
+/// Too many wrong passwords, or too many wrong codes.
+fn is_lockout(text: &str) -> bool {
+    text.contains("attempts exceeded") || text.contains("temporarily locked")
 }
 
 fn is_no_device(text: &str) -> bool {
@@ -207,6 +212,7 @@ mod tests {
             ),
             (answer, Some("NotAuthorizedException"), Some(400), "Incorrect username or password.", bad),
             (answer, Some("NotAuthorizedException"), Some(400), "Password attempts exceeded", throttled),
+            (answer, Some("NotAuthorizedException"), Some(400), "User temporarily locked. Try again soon.", throttled),
             (answer, Some("UserLambdaValidationException"), Some(400), "", bad),
             (answer, Some("TooManyFailedAttemptsException"), Some(400), "", throttled),
             (answer, Some("InternalErrorException"), Some(500), "", transient),

@@ -4,8 +4,9 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::challenges::totp;
 use crate::rig::{self, Rig, tidegate};
 
 /// Runs a command that needs no daemon.
@@ -26,9 +27,19 @@ fn help_names_every_command_and_every_exit_code() {
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     let text = stdout(&help);
-    for command in
-        ["serve", "sign-up", "confirm", "sign-in", "upload", "uploads", "watch", "credentials", "status", "completions"]
-    {
+    for command in [
+        "serve",
+        "sign-up",
+        "confirm",
+        "sign-in",
+        "respond",
+        "upload",
+        "uploads",
+        "watch",
+        "credentials",
+        "status",
+        "completions",
+    ] {
         assert!(text.contains(&format!("\n  {command} ")), "{command} is not in:\n{text}");
     }
     for exit in tidegate::cli::exit::Exit::ALL {
@@ -429,4 +440,48 @@ fn credentials_are_printed_for_a_process_a_shell_and_a_follower() {
     assert_ne!(next()["access_key_id"], said["AccessKeyId"], "the rotation");
     rig.json(&["sign-out"]);
     assert!(watch.wait().unwrap().success(), "ends with the session");
+}
+
+#[test]
+fn a_script_is_asked_for_a_second_factor_and_answers_by_another_command() {
+    let rig = Rig::start();
+    let (address, password) = ("ada@example.com", "Correct-horse-7");
+    rig.sign_in(address);
+    let access_token = rig.json(&["tokens", "--access-token"])["access_token"].as_str().unwrap().to_owned();
+    let secret = rig.ask_pool("AssociateSoftwareToken", &json!({ "AccessToken": access_token }));
+    let secret = secret["SecretCode"].as_str().unwrap().to_owned();
+    let verified = json!({ "AccessToken": access_token, "UserCode": totp(&secret, 0) });
+    assert_eq!(rig.ask_pool("VerifySoftwareToken", &verified)["Status"], "SUCCESS");
+    let settings = json!({ "Enabled": true, "PreferredMfa": true });
+    rig.ask_pool("SetUserMFAPreference", &json!({ "AccessToken": access_token, "SoftwareTokenMfaSettings": settings }));
+
+    let asked = rig.with_stdin(&["sign-in", address, "--password-stdin", "--json"], password);
+    assert_eq!(asked.status.code(), Some(8), "{}", stderr(&asked));
+    let challenge: Value = serde_json::from_slice(&asked.stdout).unwrap();
+    let challenge = &challenge["challenge"];
+    assert_eq!(
+        (&challenge["name"], &challenge["required_responses"][0]),
+        (&json!("SOFTWARE_TOKEN_MFA"), &json!("SOFTWARE_TOKEN_MFA_CODE"))
+    );
+    let id = challenge["challenge_id"].as_str().unwrap();
+    let text = rig.with_stdin(&["sign-in", address, "--password-stdin"], password);
+    assert_eq!(text.status.code(), Some(8));
+    assert!(stdout(&text).contains("asks for SOFTWARE_TOKEN_MFA") && stderr(&text).contains("tidegate respond"));
+
+    let wrong = rig.with_stdin(&["respond", id], "SOFTWARE_TOKEN_MFA_CODE=000000\n");
+    assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
+    assert!(stderr(&wrong).contains("CODE_MISMATCH"), "{}", stderr(&wrong));
+    for (input, word) in [("", "no answers"), ("canary-123456\n", "line 1"), ("A=1\nA=2\n", "second time")] {
+        let refused = rig.with_stdin(&["respond", id], input);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(stderr(&refused).contains(word) && !stderr(&refused).contains("canary"), "{}", stderr(&refused));
+    }
+    let answer = format!("SOFTWARE_TOKEN_MFA_CODE={}\n", totp(&secret, 1));
+    let session = rig.json_with_stdin(&["respond", id], &answer);
+    assert_eq!((&session["username"], &session["state"]), (&json!(address), &json!("ACTIVE")));
+    let again = rig.with_stdin(&["respond", id], &answer);
+    assert_eq!(again.status.code(), Some(7), "{}", stderr(&again));
+    assert!(stderr(&again).contains("CHALLENGE_ANSWERED"), "{}", stderr(&again));
+    assert_eq!(rig.with_stdin(&["respond", "0123456789"], &answer).status.code(), Some(5));
+    rig.nothing_logged_contains(&[password, &totp(&secret, 1), &secret]);
 }

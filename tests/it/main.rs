@@ -10,6 +10,8 @@ mod bad_input;
 #[cfg(feature = "local-cloud")]
 mod browser;
 #[cfg(feature = "local-cloud")]
+mod challenges;
+#[cfg(feature = "local-cloud")]
 mod cli;
 #[cfg(feature = "local-cloud")]
 mod federation;

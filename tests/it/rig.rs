@@ -162,6 +162,16 @@ impl Rig {
         newest.expect("a code was sent")["code"].as_str().unwrap().to_owned()
     }
 
+    /// Asks the user pool something as an app of the user does.
+    pub fn ask_pool(&self, action: &str, body: &Value) -> Value {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let request = reqwest::Client::new().post(&self.url).body(body.to_string());
+        let request = request.header("x-amz-target", format!("AWSCognitoIdentityProviderService.{action}"));
+        let request = request.header("content-type", "application/x-amz-json-1.1");
+        let answer = runtime.block_on(async { request.send().await.unwrap().text().await.unwrap() });
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{action}: {error}: {answer}"))
+    }
+
     /// An account that is signed in.
     pub fn sign_in(&self, address: &str) {
         let password = "Correct-horse-7";
