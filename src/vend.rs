@@ -7,9 +7,10 @@
 //!
 //! A session's URL is `/v1/credentials/{id}`. Its token is made by `session`, sealed with it, and handed out by
 //! `CredentialService.CreateCredentialsEndpoint` to the session's owner, whose own command line writes the file: so with a
-//! fixed port programs live on through a restart of the daemon. While the daemon is away any local user may take an
-//! unprivileged port and be sent the token by a program that asks just then: where local users do not trust each other,
-//! take a port below 1024, or `credential_process`, which goes over the socket.
+//! fixed port programs live on through a restart of the daemon. A port belongs to no user: while the daemon is away another
+//! local user may take an unprivileged one and be sent the token by a program that asks just then, and one who opens many
+//! connections makes the others wait. Where local users do not trust each other, take a port below 1024, or
+//! `credential_process`, which goes over the socket, where the kernel names the caller and limits are per uid.
 
 mod answer;
 mod request;
@@ -37,7 +38,7 @@ pub struct Config {
     pub max_connections: usize,
     /// The longest head of a request; at least 8 KiB.
     pub max_header_bytes: usize,
-    /// How long a connection may last.
+    /// How long a connection may last; a silent one holds its place that long, so it is short.
     pub connection_timeout_ms: u64,
     /// Where there are no credentials within this time the answer is 503. The least patient SDK gives up after 1 s.
     pub answer_timeout_ms: u64,
@@ -47,9 +48,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: None,
-            max_connections: 32,
+            max_connections: 64,
             max_header_bytes: 8 * 1024,
-            connection_timeout_ms: 3_000,
+            connection_timeout_ms: 1_000,
             answer_timeout_ms: 700,
         }
     }

@@ -15,8 +15,10 @@ use tonic::Streaming;
 
 use crate::fixture::{Stage, reason};
 
+const LISTEN: &str = "[vend]\nlisten = \"127.0.0.1:0\"\n";
+
 async fn stage() -> Stage {
-    Stage::start_with(TemplateSource::BuiltIn, |text| text + "[vend]\nlisten = \"127.0.0.1:0\"\n").await
+    Stage::start_with(TemplateSource::BuiltIn, |text| text + LISTEN).await
 }
 
 /// A session's endpoint.
@@ -260,6 +262,21 @@ async fn a_sign_out_ends_the_url_at_once_and_for_good() {
         sign_out(&stage, &back, v1::SignOutUploads::Cancel).await;
         stage.gateway().await.resume(v1::ResumeRequest {}).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guests_url_ends_when_the_guest_becomes_a_user() {
+    let with_guests = |text: String| text.replace("tiered = true", "tiered = true\nguests = true") + LISTEN;
+    let stage = Stage::start_with(TemplateSource::BuiltIn, with_guests).await;
+    let user = stage.sign_up().await;
+    let guest = stage.sign_in_as_guest().await.unwrap();
+    let guests = open(&stage, &guest, false).await;
+    assert_eq!(guests.get().await.access_key(), credentials(&stage, &guest).await.access_key_id);
+    let session = stage.sign_in(&user).await;
+    guests.get().await.is(401, "UNAUTHORIZED");
+    let users = open(&stage, &session, false).await;
+    assert!(users.token != guests.token && users.url != guests.url);
+    assert_eq!(users.get().await.access_key(), credentials(&stage, &session).await.access_key_id);
 }
 
 #[tokio::test(flavor = "multi_thread")]
