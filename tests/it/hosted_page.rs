@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_sdk_cognitoidentityprovider::types::{AttributeType, EmailMfaSettingsType, SmsMfaSettingsType};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::header::CONTENT_SECURITY_POLICY;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use tidegate::clock::Clock;
 use tidegate::local_cloud::faults::{Effect, Rule};
 use tidegate::local_cloud::hosted_ui::{CODE_VALIDITY, PAGE_SESSION_VALIDITY};
-use tidegate::local_cloud::seed::{Seed, UserPoolClientSeed};
+use tidegate::local_cloud::seed::{MfaMode, MfaSeed, Seed, UserPoolClientSeed};
 use tidegate::local_cloud::{Options, TemplateSource, template};
 
 use crate::browser::{Browser, Shown, encode};
@@ -396,6 +397,40 @@ async fn people_sign_up_confirm_and_recover_on_the_page() {
     assert_eq!(asked.title(), "Choose a password");
     let done = browser.submit(&asked, &[("answer", PASSWORD)]).await;
     assert!(done.query("code").is_some(), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_person_with_second_factors_chooses_one_and_types_its_code() {
+    let mut seed = seed();
+    seed.user_pools[0].mfa = MfaSeed { mode: MfaMode::Optional, software_token: true, sms: true, email: true };
+    let page = Page::with(seed).await;
+    page.rehearsal.sign_up(ANA).await;
+    let users = page.rehearsal.users(Some(page.rehearsal.administrator()));
+    let pool_id = &page.rehearsal.pool_id;
+    let phone = AttributeType::builder().name("phone_number").value("+12065551234").build().unwrap();
+    let change = users.admin_update_user_attributes().user_pool_id(pool_id).username(ANA).user_attributes(phone);
+    change.send().await.unwrap();
+    let prefer = users.admin_set_user_mfa_preference().user_pool_id(pool_id).username(ANA);
+    prefer
+        .sms_mfa_settings(SmsMfaSettingsType::builder().enabled(true).build())
+        .email_mfa_settings(EmailMfaSettingsType::builder().enabled(true).build())
+        .send()
+        .await
+        .unwrap();
+
+    let mut browser = page.browser();
+    let asked = page.sign_in(&mut browser, ANA).await;
+    assert!(asked.body.contains("Code by text message") && asked.body.contains("Code by e-mail"), "{asked:?}");
+    assert!(!asked.body.contains("authenticator app"), "only what Ana has is offered");
+    let asked = browser.submit(&asked, &[("answer", "SMS_MFA")]).await;
+    assert!(asked.body.contains("sent to your phone"), "{asked:?}");
+    let wrong = browser.submit(&asked, &[("answer", "none")]).await;
+    assert_eq!(wrong.alert(), Some("That code is not right. Please try again."));
+    let code = page.rehearsal.code_for("+12065551234");
+    let done = browser.submit(&wrong, &[("answer", &code)]).await;
+    assert!(done.query("code").is_some(), "{done:?}");
+    let again = browser.submit(&wrong, &[("answer", &code)]).await;
+    assert_eq!(again.alert(), Some("That took too long. Please sign in again."));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::local_cloud::error::AwsError;
 use crate::local_cloud::seed::UserPoolClientSeed;
+use crate::local_cloud::user_pool::challenge::DEFAULT_VALID_S;
 use crate::local_cloud::user_pool::directory::User;
 use crate::local_cloud::user_pool::mfa::mode_name;
 use crate::local_cloud::user_pool::pool::Pool;
@@ -121,6 +122,10 @@ impl Filter {
 }
 
 fn client_entry(pool: &Pool, client: &UserPoolClientSeed) -> Value {
+    let session_validity_s = match client.auth_session_validity_s {
+        0 => DEFAULT_VALID_S,
+        validity_s => validity_s,
+    };
     let mut entry = json!({
         "UserPoolId": pool.seed.id,
         "ClientId": client.id,
@@ -130,6 +135,7 @@ fn client_entry(pool: &Pool, client: &UserPoolClientSeed) -> Value {
         "AccessTokenValidity": client.access_token_validity_s,
         "RefreshTokenValidity": client.refresh_token_validity_s,
         "TokenValidityUnits": { "IdToken": "seconds", "AccessToken": "seconds", "RefreshToken": "seconds" },
+        "AuthSessionValidity": session_validity_s / 60,
         "EnableTokenRevocation": client.enable_token_revocation,
         "PreventUserExistenceErrors": if client.prevent_user_existence_errors { "ENABLED" } else { "LEGACY" },
         "CallbackURLs": client.callback_urls,

@@ -461,6 +461,7 @@ async fn listings_have_pages_and_filters() {
     assert_eq!(pool["UserPool"]["EstimatedNumberOfUsers"], 5);
     let client = stage.admin("DescribeUserPoolClient", json!({ "ClientId": ROTATING_CLIENT })).await.unwrap();
     assert_eq!(client["UserPoolClient"]["RefreshTokenRotation"]["RetryGracePeriodSeconds"], 30);
+    assert_eq!(client["UserPoolClient"]["AuthSessionValidity"], 3);
     let clients = stage.admin("ListUserPoolClients", json!({})).await.unwrap();
     assert_eq!(clients["UserPoolClients"].as_array().unwrap().len(), 3);
     let pools = stage.admin("ListUserPools", json!({ "MaxResults": 10 })).await.unwrap();
