@@ -376,6 +376,18 @@ async fn a_remembered_device_stands_in_for_the_second_factor() {
     stage.sign_in(&user).await;
     let now = devices().await;
     assert!(now.len() == 1 && now != known, "{now:?}");
+
+    // Without an access token in memory, signing out everywhere needs a refresh, which the pool grants only the device.
+    stage.stop_daemon().await;
+    stage.start_daemon().await.unwrap();
+    let everywhere = v1::SignOutRequest { everywhere: true, ..Default::default() };
+    stage.sessions().await.sign_out(everywhere).await.unwrap();
+    let ended = async {
+        while stage.cloud.counters().of("cognito-idp:GlobalSignOut") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("signed out at the pool");
 }
 
 #[tokio::test(flavor = "multi_thread")]
