@@ -82,11 +82,12 @@ impl Machine {
         if (round.tokens_todo || !fresh) && !round.tokens_done && self.can_refresh {
             return Next::Call(Call::Tokens);
         }
-        if !valid {
-            return Next::NeedsSignIn;
-        }
-        if !round.credentials_todo {
+        if !round.credentials_todo && (valid || round.tokens_done) {
             return Next::Finished;
+        }
+        if !valid {
+            // Also where it has ended since this round got it: the limit may let a round wait.
+            return if self.can_refresh { Next::Call(Call::Tokens) } else { Next::NeedsSignIn };
         }
         if !self.identity_known || round.recheck_identity {
             return Next::Call(Call::IdentityId);

@@ -275,6 +275,8 @@ struct History {
     in_flight: Option<Call>,
     /// True end of the credentials that the driver holds.
     held: Option<BootInstant>,
+    /// An answer was about somebody else, and nobody has signed in since.
+    foreign: bool,
     waiting: Vec<(Want, u64)>,
     calls: u64,
     ended: bool,
@@ -295,7 +297,18 @@ impl History {
             draining_for: (dice.unit() < 0.1).then_some(HOUR),
         };
         let machine = Machine::new(Limits::from(&Config::default()), seed, now, known);
-        Self { machine, dice, now, guest, in_flight: None, held: None, waiting: vec![], calls: 0, ended: false }
+        Self {
+            machine,
+            dice,
+            now,
+            guest,
+            in_flight: None,
+            held: None,
+            foreign: false,
+            waiting: vec![],
+            calls: 0,
+            ended: false,
+        }
     }
 
     fn below(&mut self, n: u64) -> u64 {
@@ -368,6 +381,7 @@ impl History {
                     if let Ok(Success::Credentials { deadline, .. }) = result {
                         self.held = Some(deadline);
                     }
+                    self.foreign |= result == Err(Failure::OtherUser);
                     let effects = self.machine.on(self.now, Event::Done(result));
                     self.apply(&effects);
                 }
@@ -399,6 +413,7 @@ impl History {
                     _ => Event::LinkReturned,
                 };
                 harmless &= !matches!(event, Event::SignOut { .. } | Event::UploadsDone);
+                self.foreign &= !matches!(event, Event::SignedIn { .. } | Event::GuestSignedIn);
                 let effects = self.machine.on(self.now, event);
                 self.apply(&effects);
             }
@@ -418,6 +433,11 @@ impl History {
                 "a failure took valid credentials away: {:?}",
                 self.machine
             );
+        }
+        assert!(!self.foreign || self.machine.servable_until(self.now).is_none(), "somebody else's credentials");
+        if self.machine.phase == Phase::Live && self.machine.can_refresh && self.in_flight.is_none() {
+            let wake = self.machine.next_wake().expect("who can refresh tries again");
+            assert!(wake <= self.now + 3 * HOUR, "tries again at {wake:?} only");
         }
         let machine = &self.machine;
         self.waiting.retain(|(want, round)| machine.verdict(self.now, *want, *round).is_none());
