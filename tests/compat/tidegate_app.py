@@ -28,7 +28,7 @@ def new_ulid():
 class Daemon:
     """`tidegate serve` in a folder of its own; can be stopped and started again on the same state."""
 
-    def __init__(self, bench, name, clouds_config, extra=""):
+    def __init__(self, bench, name, clouds_config, extra="", session=""):
         self.bench = bench
         self.name = name
         self.dir = bench.dir / name
@@ -41,6 +41,7 @@ class Daemon:
         self.config_file = self.dir / "tidegate.toml"
         self.process = None
         self.extra = extra
+        self.session = session
         self.start(clouds_config)
 
     def start(self, clouds_config):
@@ -55,6 +56,7 @@ socket_mode = "0666"
 {self.extra}
 [session]
 seal_key_file = "{self.dir}/key/seal.key"
+{self.session}
 
 [upload]
 file_roots = ["{self.photos}"]
