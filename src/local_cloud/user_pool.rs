@@ -47,6 +47,7 @@ pub use codes::{CodePurpose, OutboxMessage};
 pub use federated::FederationRefusal;
 pub use hosted::{PageAnswer, TokenGrant};
 pub use scopes::Scopes;
+pub use totp::totp_code;
 
 /// All user pools; clones share them.
 #[derive(Debug, Clone)]

@@ -59,23 +59,23 @@ impl Secret {
         let word = u32::from_be_bytes([tag[offset] & 0x7f, tag[offset + 1], tag[offset + 2], tag[offset + 3]]);
         format!("{:0DIGITS$}", word % 1_000_000)
     }
+}
 
-    /// The code of this time, for tests that play the app.
-    #[cfg(test)]
-    pub fn code_of(base32: &str, now_s: u64) -> String {
-        let mut bytes = Vec::new();
-        let (mut held, mut bits) = (0_u64, 0);
-        for letter in base32.bytes() {
-            let value = BASE32.iter().position(|known| *known == letter).expect("base32");
-            held = held << 5 | u64::try_from(value).unwrap_or(0);
-            bits += 5;
-            if bits >= 8 {
-                bits -= 8;
-                bytes.push(u8::try_from(held >> bits & 0xff).unwrap_or(0));
-            }
+/// What an authenticator app shows at a time (seconds since 1970) for the secret that it was given; `None` where that is
+/// not base32. For tests and demos, which play the app.
+pub fn totp_code(base32: &str, unix_s: u64) -> Option<String> {
+    let mut bytes = Vec::new();
+    let (mut held, mut bits) = (0_u64, 0);
+    for letter in base32.bytes() {
+        let value = BASE32.iter().position(|known| *known == letter)?;
+        held = held << 5 | u64::try_from(value).ok()?;
+        bits += 5;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push(u8::try_from(held >> bits & 0xff).ok()?);
         }
-        Self(bytes).code_at(now_s / STEP_S)
     }
+    Some(Secret(bytes).code_at(unix_s / STEP_S))
 }
 
 impl fmt::Debug for Secret {
@@ -101,7 +101,7 @@ mod tests {
             (20_000_000_000, "353130"),
         ] {
             assert_eq!(secret.code_at(time_s / STEP_S), code);
-            assert_eq!(Secret::code_of(&secret.base32(), time_s), code);
+            assert_eq!(totp_code(&secret.base32(), time_s).as_deref(), Some(code));
         }
     }
 

@@ -3,7 +3,7 @@
 use super::second_factors::{all_factors, answer, begin, set_up_app};
 use super::*;
 use crate::local_cloud::seed::{DevicesSeed, MfaMode};
-use crate::local_cloud::user_pool::totp::Secret;
+use crate::local_cloud::user_pool::totp_code;
 
 const ANN: &str = "ann@example.com";
 const DEVICE_PASSWORD: &str = "made by the device itself";
@@ -73,7 +73,7 @@ async fn a_remembered_device_stands_in_for_the_second_factor() {
     let stage = Stage::with(&seeds(true, false), None);
     let sub = stage.free_user(ANN).await;
     let secret = set_up_app(&stage).await;
-    let code = || json!({ "SOFTWARE_TOKEN_MFA_CODE": Secret::code_of(&secret, stage.site.now_s()) });
+    let code = || json!({ "SOFTWARE_TOKEN_MFA_CODE": totp_code(&secret, stage.site.now_s()).unwrap() });
     let asked = begin(&stage, ANN, json!({})).await.unwrap();
     let first = answer(&stage, &asked, code()).await.unwrap();
     let device = Kept::of(&first);
@@ -128,7 +128,7 @@ async fn only_a_remembered_device_stands_in_and_only_where_the_pool_says_so() {
     assert_eq!(device.confirm(&stage, &token).await.unwrap(), json!({ "UserConfirmationNecessary": true }));
     // An app is set up on a sign-in of its own, which is a device of its own.
     let secret = set_up_app(&stage).await;
-    let code = || json!({ "SOFTWARE_TOKEN_MFA_CODE": Secret::code_of(&secret, stage.site.now_s()) });
+    let code = || json!({ "SOFTWARE_TOKEN_MFA_CODE": totp_code(&secret, stage.site.now_s()).unwrap() });
     let here = json!({ "DEVICE_KEY": device.key });
     let asked = begin(&stage, ANN, here.clone()).await.unwrap();
     assert_eq!(asked["ChallengeName"], "SOFTWARE_TOKEN_MFA");

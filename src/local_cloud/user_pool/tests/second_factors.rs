@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::local_cloud::seed::{DevicesSeed, MfaMode, MfaSeed, UserPoolSeed};
-use crate::local_cloud::user_pool::totp::Secret;
+use crate::local_cloud::user_pool::totp_code;
 
 const ANN: &str = "ann@example.com";
 const PHONE: &str = "+12065551234";
@@ -48,7 +48,7 @@ pub(super) async fn set_up_app(stage: &Stage) -> String {
     let token = stage.sign_in(ANN).await["AccessToken"].take();
     let secret = stage.call("AssociateSoftwareToken", json!({ "AccessToken": token })).await.unwrap();
     let secret = secret["SecretCode"].as_str().unwrap().to_owned();
-    let code = Secret::code_of(&secret, stage.site.now_s());
+    let code = totp_code(&secret, stage.site.now_s()).unwrap();
     let verify = json!({ "AccessToken": token, "UserCode": code, "FriendlyDeviceName": "Ann's phone" });
     assert_eq!(stage.call("VerifySoftwareToken", verify).await.unwrap()["Status"], "SUCCESS");
     let prefer = json!({ "AccessToken": token, "SoftwareTokenMfaSettings": { "Enabled": true } });
@@ -89,7 +89,7 @@ async fn an_app_is_set_up_and_its_codes_count_once() {
     let no_config = "User does not have delivery config set to turn on SOFTWARE_TOKEN_MFA";
     assert_eq!(too_soon, ("InvalidParameterException", no_config.into()));
     let now_s = stage.site.now_s();
-    verify(&Secret::code_of(&secret, now_s)).await.unwrap();
+    verify(&totp_code(&secret, now_s).unwrap()).await.unwrap();
     assert!(begin(&stage, ANN, json!({})).await.unwrap()["AuthenticationResult"].is_object(), "set up is not on");
     let settings = json!({ "Enabled": true, "PreferredMfa": true });
     let body = json!({ "AccessToken": token, "SoftwareTokenMfaSettings": settings });
@@ -101,7 +101,7 @@ async fn an_app_is_set_up_and_its_codes_count_once() {
     let asked = begin(&stage, ANN, json!({})).await.unwrap();
     assert_eq!(asked["ChallengeName"], "SOFTWARE_TOKEN_MFA");
     assert_eq!(asked["ChallengeParameters"], json!({ "USER_ID_FOR_SRP": sub }));
-    let code = |time_s: u64| json!({ "SOFTWARE_TOKEN_MFA_CODE": Secret::code_of(&secret, time_s) });
+    let code = |time_s: u64| json!({ "SOFTWARE_TOKEN_MFA_CODE": totp_code(&secret, time_s).unwrap() });
     let wrong = refused(answer(&stage, &asked, json!({ "SOFTWARE_TOKEN_MFA_CODE": "no code" })).await);
     assert_eq!(wrong, ("CodeMismatchException", "Invalid code received for user".into()));
     let used = refused(answer(&stage, &asked, code(now_s)).await);
@@ -119,11 +119,11 @@ async fn an_app_is_set_up_and_its_codes_count_once() {
     stage.pass(60);
     let now_s = stage.site.now_s();
     answer(&stage, &asked, code(now_s)).await.unwrap();
-    verify(&Secret::code_of(&other, now_s)).await.unwrap();
+    verify(&totp_code(&other, now_s).unwrap()).await.unwrap();
     stage.pass(30);
     let asked = begin(&stage, ANN, json!({})).await.unwrap();
     assert_eq!(refused(answer(&stage, &asked, code(now_s + 30)).await).0, "CodeMismatchException");
-    let right = json!({ "SOFTWARE_TOKEN_MFA_CODE": Secret::code_of(&other, now_s + 30) });
+    let right = json!({ "SOFTWARE_TOKEN_MFA_CODE": totp_code(&other, now_s + 30).unwrap() });
     answer(&stage, &asked, right).await.unwrap();
 }
 
@@ -135,7 +135,7 @@ async fn a_question_is_for_its_client_its_user_its_kind_and_three_minutes() {
     stage.free_user(ANN).await;
     stage.free_user("ben@example.com").await;
     let secret = set_up_app(&stage).await;
-    let code = || json!({ "SOFTWARE_TOKEN_MFA_CODE": Secret::code_of(&secret, stage.site.now_s()) });
+    let code = || json!({ "SOFTWARE_TOKEN_MFA_CODE": totp_code(&secret, stage.site.now_s()).unwrap() });
     let asked = begin(&stage, ANN, json!({})).await.unwrap();
     assert_eq!(asked["ChallengeParameters"]["FRIENDLY_DEVICE_NAME"], "Ann's phone");
     let invalid = ("NotAuthorizedException", "Invalid session for the user.".to_owned());
@@ -170,7 +170,7 @@ async fn a_question_is_for_its_client_its_user_its_kind_and_three_minutes() {
     let secret = set_up_app(&patient).await;
     let asked = begin(&patient, ANN, json!({})).await.unwrap();
     patient.pass(15 * 60 - 1);
-    let code = Secret::code_of(&secret, patient.site.now_s());
+    let code = totp_code(&secret, patient.site.now_s()).unwrap();
     answer(&patient, &asked, json!({ "SOFTWARE_TOKEN_MFA_CODE": code })).await.unwrap();
 }
 
@@ -180,7 +180,7 @@ async fn guessing_codes_is_bounded_for_a_question_and_for_the_user() {
     stage.free_user(ANN).await;
     let secret = set_up_app(&stage).await;
     let guess = || json!({ "SOFTWARE_TOKEN_MFA_CODE": "none" });
-    let right = || json!({ "SOFTWARE_TOKEN_MFA_CODE": Secret::code_of(&secret, stage.site.now_s()) });
+    let right = || json!({ "SOFTWARE_TOKEN_MFA_CODE": totp_code(&secret, stage.site.now_s()).unwrap() });
     let asked = begin(&stage, ANN, json!({})).await.unwrap();
     for _ in 0..5 {
         assert_eq!(refused(answer(&stage, &asked, guess()).await).0, "CodeMismatchException");
@@ -258,7 +258,7 @@ async fn who_has_several_factors_and_prefers_none_is_asked_which() {
     assert_eq!(email.0, "InvalidParameterException");
     let asked = answer(&stage, &asked, json!({ "ANSWER": "SOFTWARE_TOKEN_MFA" })).await.unwrap();
     assert_eq!(asked["ChallengeName"], "SOFTWARE_TOKEN_MFA");
-    let code = json!({ "SOFTWARE_TOKEN_MFA_CODE": Secret::code_of(&secret, stage.site.now_s()) });
+    let code = json!({ "SOFTWARE_TOKEN_MFA_CODE": totp_code(&secret, stage.site.now_s()).unwrap() });
     answer(&stage, &asked, code).await.unwrap();
     prefer(&stage, json!({ "SMSMfaSettings": { "Enabled": true, "PreferredMfa": true } })).await.unwrap();
     assert_eq!(begin(&stage, ANN, json!({})).await.unwrap()["ChallengeName"], "SMS_MFA");
@@ -294,7 +294,7 @@ async fn where_a_second_factor_is_a_must_it_is_set_up_at_the_first_sign_in() {
     let wrong = refused(verify(&associated["Session"], "none").await);
     assert_eq!(wrong.0, "EnableSoftwareTokenMFAException");
     let secret = associated["SecretCode"].as_str().unwrap();
-    let code = Secret::code_of(secret, stage.site.now_s());
+    let code = totp_code(secret, stage.site.now_s()).unwrap();
     let verified = verify(&associated["Session"], &code).await.unwrap();
     assert_eq!(verified["Status"], "SUCCESS");
     let set_up = json!({ "ChallengeName": "MFA_SETUP", "Session": verified["Session"] });
@@ -326,7 +326,7 @@ async fn a_pool_offers_what_its_administrator_says() {
     // Who has an app goes on with it where the pool offers apps no more.
     set(json!({ "SmsMfaConfiguration": {}, "SoftwareTokenMfaConfiguration": { "Enabled": false } })).await.unwrap();
     let asked = begin(&stage, ANN, json!({})).await.unwrap();
-    let code = json!({ "SOFTWARE_TOKEN_MFA_CODE": Secret::code_of(&secret, stage.site.now_s()) });
+    let code = json!({ "SOFTWARE_TOKEN_MFA_CODE": totp_code(&secret, stage.site.now_s()).unwrap() });
     answer(&stage, &asked, code).await.unwrap();
     set(json!({ "MfaConfiguration": "OFF" })).await.unwrap();
     assert!(begin(&stage, ANN, json!({})).await.unwrap()["AuthenticationResult"].is_object());
@@ -380,7 +380,7 @@ async fn the_hosted_page_asks_as_well_and_makes_no_device() {
         stage.user_pools.page_answer(CLIENT, &name, &session, &responses).await
     };
     assert_eq!(respond("none".into()).await.unwrap_err().code, "CodeMismatchException");
-    let signed_in = respond(Secret::code_of(&secret, stage.site.now_s())).await.unwrap();
+    let signed_in = respond(totp_code(&secret, stage.site.now_s()).unwrap()).await.unwrap();
     let PageAnswer::SignedIn { sub: who } = signed_in else { panic!("{signed_in:?}") };
     assert_eq!(who, sub);
     let grant = TokenGrant {
@@ -408,7 +408,7 @@ async fn a_restart_keeps_the_app_and_the_code_that_was_used() {
     drop(first);
     let again = Stage::with(&seeds, Some(dir.path()));
     let asked = begin(&again, ANN, json!({})).await.unwrap();
-    let code = |time_s: u64| json!({ "SOFTWARE_TOKEN_MFA_CODE": Secret::code_of(&secret, time_s) });
+    let code = |time_s: u64| json!({ "SOFTWARE_TOKEN_MFA_CODE": totp_code(&secret, time_s).unwrap() });
     assert_eq!(refused(answer(&again, &asked, code(now_s - 30)).await).0, "ExpiredCodeException");
     answer(&again, &asked, code(now_s)).await.unwrap();
 }
