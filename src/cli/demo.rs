@@ -1,7 +1,9 @@
 //! `tidegate demo`: the rehearsal cloud and a real daemon in a temporary directory, and the whole scenario against them.
 //! Promises that nothing is left behind, whatever way it ends (unless `--keep`), and that every wait is bounded.
 
+mod app;
 mod aws;
+mod browser;
 mod camera;
 mod play;
 mod program;

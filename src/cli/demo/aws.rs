@@ -2,6 +2,7 @@
 //! somebody who looks into the bucket. The only file of the CLI that knows SDK types; its signatures do not.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_cognitoidentityprovider as cognito;
 use aws_sdk_s3 as s3;
@@ -10,6 +11,10 @@ use aws_sdk_s3::operation::head_object::HeadObjectError;
 use bytes::Bytes;
 
 use crate::api::v1;
+use crate::local_cloud::user_pool::totp_code;
+
+/// How long a code of an authenticator app lasts.
+const STEP: Duration = Duration::from_secs(30);
 
 /// Where the rehearsal cloud is.
 #[derive(Debug, Clone)]
@@ -165,5 +170,43 @@ impl Billing {
         let request = self.client.admin_remove_user_from_group().user_pool_id(&self.user_pool_id);
         request.username(username).group_name(group).send().await?;
         Ok(())
+    }
+}
+
+/// An authenticator app, and the settings page where its user turned it on.
+#[derive(Debug)]
+pub(super) struct Authenticator {
+    /// Base32, as the QR code has it.
+    secret: String,
+}
+
+impl Authenticator {
+    /// Sets it up with the user's own access token: associate, verify with a code, prefer.
+    pub(super) async fn set_up(endpoint: &Endpoint, access_token: &str) -> Result<Self, Refusal> {
+        let config = cognito::Config::builder()
+            .behavior_version(cognito::config::BehaviorVersion::latest())
+            .region(cognito::config::Region::new(endpoint.region.clone()))
+            .endpoint_url(&endpoint.url)
+            .allow_no_auth()
+            .build();
+        let client = cognito::Client::from_conf(config);
+        let associated = client.associate_software_token().access_token(access_token).send().await?;
+        let app = Self { secret: associated.secret_code.unwrap_or_default() };
+        // A code counts once: this one is of the half minute before, so that the next sign-in has one of its own.
+        let code = app.code_of(SystemTime::now() - STEP);
+        client.verify_software_token().access_token(access_token).user_code(code).send().await?;
+        let on = cognito::types::SoftwareTokenMfaSettingsType::builder().enabled(true).preferred_mfa(true).build();
+        client.set_user_mfa_preference().access_token(access_token).software_token_mfa_settings(on).send().await?;
+        Ok(app)
+    }
+
+    /// What its screen shows now.
+    pub(super) fn code(&self) -> String {
+        self.code_of(SystemTime::now())
+    }
+
+    fn code_of(&self, time: SystemTime) -> String {
+        let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        totp_code(&self.secret, since_1970.as_secs()).unwrap_or_default()
     }
 }

@@ -3,6 +3,7 @@
 
 mod people;
 mod photos;
+mod sessions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tonic::{Response, Status};
+use tonic_types::StatusExt as _;
 use ulid::Ulid;
 
 use super::super::client::{Client, answer, unary};
@@ -56,14 +59,26 @@ pub(super) const STEPS: &[Step] = steps! {
     "premium/ is open" => photos::premium_is_open,
     "the denied photo" => photos::denied_photo_goes_out,
     "64 MiB clip" => photos::clip,
+    "forgotten password" => sessions::reset_password,
+    "Google, the same address" => sessions::google,
+    "second factor" => sessions::second_factor,
+    "a guest's photo" => sessions::guest,
+    "the guest signs in" => sessions::guest_signs_in,
+    "restart" => sessions::restart,
+    "kill -9 at 256 MiB" => photos::crash,
+    "SDK: credential_process" => sessions::credential_process,
+    "SDK: container endpoint" => sessions::container_endpoint,
+    "JWT for the REST API" => sessions::rest_api,
     "what the bucket holds" => photos::list,
 };
 
 const ADA: &str = "ada@example.com";
 const BEN: &str = "ben@example.com";
+const CLEO: &str = "cleo@example.com";
 const FREE_TIER: &str = "free-tier";
 const PAID_TIER: &str = "paid-tier";
 const CLIP_BYTES: usize = 64 << 20;
+const LONG_CLIP_BYTES: usize = 256 << 20;
 
 /// One chunk of a stream, as the API recommends.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -74,10 +89,15 @@ const CODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the app and the other people know so far.
 pub(super) struct Play<'s> {
     stage: &'s mut Stage,
+    /// Everybody's password, until they choose another.
     password: String,
+    /// Ada's new one.
+    ada_password: Option<String>,
     client: Option<Client>,
     /// Ada's session.
     session: v1::Session,
+    /// The guest's session.
+    guest: v1::Session,
     /// The upload that was denied.
     denied: v1::Upload,
     /// What must be in the bucket: key and size in bytes.
@@ -94,9 +114,11 @@ impl<'s> Play<'s> {
     pub(super) fn new(stage: &'s mut Stage) -> Self {
         Self {
             stage,
-            password: format!("Demo-{}-x", Ulid::generate()),
+            password: new_password(),
+            ada_password: None,
             client: None,
             session: v1::Session::default(),
+            guest: v1::Session::default(),
             denied: v1::Upload::default(),
             expected: BTreeMap::new(),
         }
@@ -176,21 +198,45 @@ impl<'s> Play<'s> {
     }
 
     async fn enter(&self, address: &str) -> Result<v1::Session, CliError> {
-        let method = v1::PasswordSignIn { username: address.to_owned(), password: self.password.clone() };
+        let session = signed_in(answer("sign in", self.sign_in(address, self.password_of(address)).await)?)?;
+        self.with_identity_id(session).await
+    }
+
+    fn password_of(&self, address: &str) -> &str {
+        self.ada_password.as_deref().filter(|_| address == ADA).unwrap_or(&self.password)
+    }
+
+    async fn sign_in(&self, address: &str, password: &str) -> Result<Response<v1::SignInResponse>, Status> {
+        let method = v1::PasswordSignIn { username: address.to_owned(), password: password.to_owned() };
         let request = v1::SignInRequest { method: Some(Method::Password(method)), ..v1::SignInRequest::default() };
-        let done = answer("sign in", self.client()?.sessions().sign_in(unary(request)).await)?;
-        let Some(SignInResult::Session(session)) = done.result else {
-            return Err(CliError::failed("the sign-in did not give a session"));
-        };
-        // The identity id is known with the first credentials.
+        let client = self.client().map_err(|error| Status::internal(error.message()))?;
+        client.sessions().sign_in(unary(request)).await
+    }
+
+    /// Signs in as far as the question that follows the password.
+    async fn challenged(&self, address: &str) -> Result<v1::Challenge, CliError> {
+        let done = answer("sign in", self.sign_in(address, self.password_of(address)).await)?;
+        match done.result {
+            Some(SignInResult::Challenge(challenge)) => Ok(challenge),
+            _ => Err(CliError::failed("the password alone signed in")),
+        }
+    }
+
+    /// The identity id is known with the first credentials.
+    async fn with_identity_id(&self, session: v1::Session) -> Result<v1::Session, CliError> {
         let request = v1::GetAwsCredentialsRequest { session: session.name.clone() };
         let vended = answer("get credentials", self.client()?.credentials().get_aws_credentials(unary(request)).await)?;
         let identity_id = vended.credentials.unwrap_or_default().identity_id;
         Ok(v1::Session { identity_id, ..session })
     }
 
+    async fn sign_out(&self, session: &v1::Session) -> Result<(), CliError> {
+        let request = v1::SignOutRequest { name: session.name.clone(), ..v1::SignOutRequest::default() };
+        answer("sign out", self.client()?.sessions().sign_out(unary(request)).await).map(drop)
+    }
+
     /// Streams a photo to the daemon under exactly this key.
-    async fn hand_over(&self, key: &str, content_type: &str, bytes: &Bytes) -> Result<v1::Upload, tonic::Status> {
+    async fn hand_over(&self, key: &str, content_type: &str, bytes: &Bytes) -> Result<v1::Upload, Status> {
         let spec = v1::UploadSpec {
             session: self.session.name.clone(),
             key: key.to_owned(),
@@ -212,17 +258,22 @@ impl<'s> Play<'s> {
         });
         let messages = std::iter::once(Message::Begin(begin)).chain(chunks).chain([Message::Finish(finish)]);
         let stream = tokio_stream::iter(messages.map(|message| v1::UploadRequest { message: Some(message) }));
-        let client = self.client().map_err(|error| tonic::Status::internal(error.message()))?;
+        let client = self.client().map_err(|error| Status::internal(error.message()))?;
         let done = client.uploads().upload(stream).await?.into_inner();
         Ok(done.upload.unwrap_or_default())
     }
 
     /// Follows an upload to its end.
     async fn watch(&self, name: &str) -> Result<v1::Upload, CliError> {
+        self.watch_until(name, |_| false).await
+    }
+
+    /// Follows an upload to its end, or until it is so.
+    async fn watch_until(&self, name: &str, is_so: impl Fn(&v1::Upload) -> bool) -> Result<v1::Upload, CliError> {
         let request = v1::WatchUploadRequest { name: name.to_owned() };
         let mut changes = answer("watch", self.client()?.uploads().watch_upload(request).await)?;
         let mut last = v1::Upload::default();
-        while !has_ended(last.state) {
+        while !has_ended(last.state) && !is_so(&last) {
             let change = changes.message().await.map_err(|status| CliError::from_status("watch", &status))?;
             let Some(change) = change else { return Err(CliError::failed("the daemon stopped telling")) };
             last = change.upload.unwrap_or_default();
@@ -292,14 +343,28 @@ impl<'s> Play<'s> {
              \n  aws cognito-idp admin-list-groups-for-user --user-pool-id {pool} --username {ADA}\
              \n  curl {url}/_tidegate/outbox\n\
              \nConfiguration, state and the daemon's log are in {folder}.",
-            password = self.password,
+            password = self.password_of(ADA),
         );
         let json = json!({
             "socket": socket, "endpoint_url": url, "region": region, "bucket": bucket, "user_pool_id": pool,
-            "access_key_id": key_id, "secret_access_key": secret, "username": ADA, "password": self.password,
+            "access_key_id": key_id, "secret_access_key": secret, "username": ADA, "password": self.password_of(ADA),
             "folder": folder.to_string(),
         });
         Instructions { text, json }
+    }
+}
+
+fn new_password() -> String {
+    format!("Demo-{}-x", Ulid::generate())
+}
+
+fn signed_in(done: v1::SignInResponse) -> Result<v1::Session, CliError> {
+    match done.result {
+        Some(SignInResult::Session(session)) => Ok(session),
+        Some(SignInResult::Challenge(challenge)) => {
+            Err(CliError::failed(format!("the sign-in did not give a session but asks for {}", challenge.name)))
+        }
+        None => Err(CliError::failed("the sign-in did not give a session")),
     }
 }
 
@@ -333,4 +398,12 @@ fn must_have_groups(session: &v1::Session, groups: &[&str]) -> Result<(), CliErr
         return Ok(());
     }
     Err(CliError::failed(format!("the token's groups are {:?}, not {groups:?}", session.groups)))
+}
+
+fn must_be_refused<T>(answer: Result<Response<T>, Status>, reason: &str) -> Result<(), CliError> {
+    let Err(status) = answer else {
+        return Err(CliError::failed(format!("it was taken, and not refused with {reason}")));
+    };
+    let given = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+    if given == reason { Ok(()) } else { Err(CliError::from_status(&format!("be refused with {reason}"), &status)) }
 }

@@ -68,6 +68,7 @@ impl Stage {
         let options = Options {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             data_dir: Some(self.folder.join("cloud")),
+            parameters: [("AllowGuests".to_owned(), "true".to_owned())].into(),
             ..Options::default()
         };
         let cloud = LocalCloud::start(options).await.map_err(|error| CliError::failed(error.to_string()))?;
@@ -102,14 +103,24 @@ impl Stage {
         for folder in ["state", "key", "photos"] {
             self.make_folder(&self.folder.join(folder))?;
         }
-        let config = self.folder.join("tidegate.toml");
-        self.write(&config, &self.config()?)?;
-        let log = self.create(&self.folder.join("daemon.log"))?;
+        self.write(&self.folder.join("tidegate.toml"), &self.config()?)?;
+        self.run_daemon().await
+    }
+
+    /// Starts the daemon on what is there.
+    pub(super) async fn run_daemon(&mut self) -> Result<Client, CliError> {
+        let log = self.folder.join("daemon.log");
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&log)
+            .map_err(|error| CliError::failed(format!("cannot open {}: {error}", log.display())))?;
         let program = std::env::current_exe()
             .map_err(|error| CliError::failed(format!("cannot find this program's own file: {error}")))?;
         let daemon = Command::new(program)
             .args(["serve", "--config"])
-            .arg(&config)
+            .arg(self.folder.join("tidegate.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -137,17 +148,34 @@ impl Stage {
         }
     }
 
-    /// Stops the daemon (asked first, then by force) and the cloud, and removes the directory.
-    pub(super) async fn clear(mut self) {
+    /// Stops the daemon and starts it again on what it left.
+    pub(super) async fn restart_daemon(&mut self) -> Result<Client, CliError> {
+        self.stop_daemon().await;
+        self.run_daemon().await
+    }
+
+    /// What a power cut or a crash does: SIGKILL, in the middle of whatever it does.
+    pub(super) async fn kill_daemon(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
-            let id = daemon.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-            if let Some(id) = id {
-                let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
-            }
-            if tokio::time::timeout(STOP_TIMEOUT, daemon.wait()).await.is_err() {
-                let _ = daemon.kill().await;
-            }
+            let _ = daemon.kill().await;
         }
+    }
+
+    /// Asked first, then by force.
+    async fn stop_daemon(&mut self) {
+        let Some(mut daemon) = self.daemon.take() else { return };
+        let id = daemon.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(id) = id {
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        }
+        if tokio::time::timeout(STOP_TIMEOUT, daemon.wait()).await.is_err() {
+            let _ = daemon.kill().await;
+        }
+    }
+
+    /// Stops the daemon and the cloud, and removes the directory.
+    pub(super) async fn clear(mut self) {
+        self.stop_daemon().await;
         if let Some(cloud) = self.cloud.take() {
             cloud.shutdown().await;
         }
@@ -175,6 +203,12 @@ prometheus_listen = "127.0.0.1:0"
 
 [session]
 seal_key_file = {key}
+# The whole story within seconds: a device has no need of as many calls.
+max_upstream_calls_per_s = 100
+upstream_burst = 100
+
+[vend]
+listen = "127.0.0.1:0"
 
 [upload]
 file_roots = [{photos}]
@@ -182,6 +216,7 @@ file_roots = [{photos}]
 [[identity]]
 name = "app"
 tiered = true
+guests = true
 
 [identity.tokens]
 kind = "cognito_user_pool"
@@ -189,6 +224,12 @@ region = {region}
 user_pool_id = {pool}
 client_id = {client}
 endpoint_url = {url}
+
+[identity.hosted_ui]
+domain_url = {url}
+redirect_uris = ["http://127.0.0.1:8484/callback"]
+# The demo is its own browser, and brings the redirect itself.
+listen_on_loopback = false
 
 [identity.credentials]
 kind = "cognito_identity_pool"
@@ -228,7 +269,8 @@ path_style = true
         made.map_err(|error| CliError::failed(format!("cannot make {}: {error}", file.display())))
     }
 
-    fn write(&self, file: &Path, text: &str) -> Result<(), CliError> {
+    /// Writes a file for this user alone.
+    pub(super) fn write(&self, file: &Path, text: &str) -> Result<(), CliError> {
         let written = self.create(file)?.write_all(text.as_bytes());
         written.map_err(|error| CliError::failed(format!("cannot write {}: {error}", file.display())))
     }
