@@ -2,6 +2,7 @@
 //! [`exit`] everywhere; must never take a password from the arguments or the environment. A thin client of the same gRPC
 //! API that every other program uses.
 
+mod browser;
 mod cancel;
 mod challenge;
 mod check_config;
@@ -12,12 +13,14 @@ mod credentials;
 #[cfg(feature = "local-cloud")]
 mod demo;
 pub mod exit;
+mod federated;
 mod forgot_password;
 mod json;
 #[cfg(feature = "local-cloud")]
 mod local_cloud;
 mod output;
 mod pause;
+mod qr;
 mod refresh;
 mod reload;
 mod resend_code;

@@ -270,7 +270,7 @@ pub fn of_federation(error: &FederationError) -> Status {
         FederationError::Cancelled(_) => failure(Reason::FederationCancelled),
         FederationError::Refused { error, .. } => failure(Reason::FederationRefused).with("error", error),
         FederationError::PageTrouble(_) => failure(Reason::UpstreamUnavailable).retry_after(TRANSIENT_RETRY),
-        FederationError::LinkedNow => failure(Reason::FederationLinkedNow),
+        FederationError::LinkedNow => failure(Reason::FederationLinkedNow).retry_after(TRANSIENT_RETRY),
         FederationError::CodeRefused => failure(Reason::FederationCodeRefused),
         FederationError::NonceMismatch => failure(Reason::FederationNonceMismatch),
         FederationError::NotFresh => failure(Reason::FederationNotFresh),

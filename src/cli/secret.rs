@@ -115,9 +115,22 @@ pub async fn stdin_to_end() -> Result<SecretString, CliError> {
     blocking(|| read_bounded(|_| false).map(SecretString::from)).await
 }
 
-async fn blocking(
-    ask: impl FnOnce() -> Result<SecretString, CliError> + Send + 'static,
-) -> Result<SecretString, CliError> {
+/// The next line of stdin; `None` at its end.
+///
+/// # Errors
+/// `Exit::Usage` where it is too long or not UTF-8.
+pub async fn stdin_line() -> Result<Option<SecretString>, CliError> {
+    blocking(|| {
+        let text = read_bounded(|byte| byte == b'\n')?;
+        let line = text.trim();
+        Ok((!line.is_empty() || text.ends_with('\n')).then(|| SecretString::from(line)))
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, CliError> + Send + 'static,
+) -> Result<T, CliError> {
     match tokio::task::spawn_blocking(ask).await {
         Ok(answer) => answer,
         Err(_) => Err(CliError::failed("the prompt was aborted")),

@@ -5,6 +5,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::challenge;
 use super::client::{Client, answer, unary};
 use super::exit::CliError;
+use super::federated;
 use super::output::Output;
 use super::secret::{PasswordArgs, stdin_to_end};
 use crate::api::v1::sign_in_request::Method;
@@ -13,8 +14,8 @@ use crate::api::v1::{GuestSignIn, PasswordSignIn, SignInRequest, TokenSignIn};
 /// Sign in on this device. Signing in again as the same user gives the same session.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The account's name; left out with --tokens-stdin and --guest.
-    #[arg(required_unless_present_any = ["tokens_stdin", "guest"])]
+    /// The account's name; left out with --provider, --tokens-stdin and --guest.
+    #[arg(required_unless_present_any = ["provider", "tokens_stdin", "guest"])]
     username: Option<String>,
     /// The identity, where the configuration has several.
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -22,14 +23,16 @@ pub struct Args {
     #[command(flatten)]
     password: PasswordArgs,
     /// Sign in without a password: for identities that let the user choose how (`sign_in_flow = "choice"`).
-    #[arg(long, conflicts_with_all = ["password_stdin", "tokens_stdin", "guest"])]
+    #[arg(long, conflicts_with_all = ["password_stdin", "tokens_stdin", "guest", "provider"])]
     no_password: bool,
+    #[command(flatten)]
+    page: federated::PageArgs,
     /// Sign in with tokens that you already have: a JSON object on stdin with `id_token` and, where you have them,
     /// `access_token` and `refresh_token`.
-    #[arg(long, conflicts_with_all = ["username", "password_stdin", "guest"])]
+    #[arg(long, conflicts_with_all = ["username", "password_stdin", "guest", "provider"])]
     tokens_stdin: bool,
     /// Sign in as a guest.
-    #[arg(long, conflicts_with_all = ["username", "password_stdin"])]
+    #[arg(long, conflicts_with_all = ["username", "password_stdin", "provider"])]
     guest: bool,
 }
 
@@ -40,6 +43,9 @@ where
     let client = connect().await?;
     // Who pipes the password in is a script: it gets the question, and answers by another command.
     let asks = args.username.clone().filter(|_| !args.password.password_stdin);
+    if args.page.provider.is_some() {
+        return federated::run(args.page, args.identity, &client, output).await;
+    }
     let method = if args.guest {
         Method::Guest(GuestSignIn {})
     } else if args.tokens_stdin {

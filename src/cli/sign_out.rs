@@ -1,7 +1,8 @@
 //! `tidegate sign-out`.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::browser;
 use super::client::{Client, answer, unary};
 use super::exit::CliError;
 use super::output::Output;
@@ -20,6 +21,9 @@ pub struct Args {
     /// Also end the user's sessions on every other device.
     #[arg(long)]
     everywhere: bool,
+    /// Also end the hosted page's own cookie, in this device's browser: the next person is asked who they are.
+    #[arg(long)]
+    browser: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -45,8 +49,11 @@ pub async fn run(args: Args, client: &Client, output: &Output) -> Result<(), Cli
     };
     let done = answer("sign out", client.sessions().sign_out(unary(request)).await)?;
     let left = done.unfinished_upload_count;
+    let url = done.hosted_sign_out_url;
+    let is_opened = args.browser && !url.is_empty() && browser::open(&url).await;
+    let shown_url = if url.is_empty() { Value::Null } else { json!(url) };
     output.show(
-        || json!({ "unfinished_upload_count": left }),
+        || json!({ "unfinished_upload_count": left, "hosted_sign_out_url": shown_url }),
         || match (left, args.uploads) {
             (0, _) => "signed out".to_owned(),
             (left, Uploads::Drain) => format!("signed out; {left} uploads are still sent"),
@@ -54,5 +61,13 @@ pub async fn run(args: Args, client: &Client, output: &Output) -> Result<(), Cli
             (left, Uploads::Cancel) => format!("signed out; {left} uploads were cancelled"),
         },
     );
-    Ok(())
+    match (args.browser, is_opened) {
+        (true, false) if url.is_empty() => Err(CliError::failed(
+            "signed out here, but the hosted page's cookie could not be ended: the configuration has no sign_out_uri",
+        )),
+        (true, false) => Err(CliError::failed(format!(
+            "signed out here, but no browser could be opened to end the hosted page's cookie: open {url} in it"
+        ))),
+        _ => Ok(()),
+    }
 }

@@ -1,12 +1,15 @@
 // A person in front of headless Chromium, at the hosted sign-in page. Prints one JSON object per check.
-// Usage: node hosted_page.mjs '{"url":…,"client":…,"callback":…,"signedOut":…,"judges":…,"artefacts":…,"chromium":…,"mockPort":…}'
+// Usage: node hosted_page.mjs '{"url":…,"client":…,"callback":…,"signedOut":…,"judges":…,"artefacts":…,"chromium":…,"mockPort":…,
+//   "tidegate":…,"socket":…,"daemons":…}'
 
 import { createHash, randomBytes } from "node:crypto";
+import { spawn } from "node:child_process";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
 
 const given = JSON.parse(process.argv[2]);
@@ -162,13 +165,66 @@ async function byProviders({ page }) {
   equal("Google: cancelling tells the app", (await arrived(page)).get("error"), "access_denied");
 }
 
-async function byOutsideProvider({ page }) {
+async function outsideProvider() {
   const provider = new OAuth2Server();
   await provider.issuer.keys.generate("RS256");
   await provider.start(given.mockPort, "127.0.0.1");
   provider.issuer.url = `http://127.0.0.1:${given.mockPort}`;
   const claims = { sub: "dora-1", email: "dora@example.com", email_verified: true };
   provider.service.on("beforeTokenSigning", (token) => Object.assign(token.payload, claims, { aud: "corp-client" }));
+  return provider;
+}
+
+// `tidegate sign-in` as a kiosk runs it: where to go, and what came of it.
+function commandLine(provider) {
+  const argv = ["sign-in", "--provider", provider, "--no-browser", "--json"];
+  const environment = { ...process.env, TIDEGATE_SOCKET: given.socket };
+  const child = spawn(given.tidegate, argv, { env: environment, stdio: ["ignore", "pipe", "pipe"] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const next = async () => JSON.parse((await lines.next()).value ?? "{}");
+  const ended = new Promise((resolve) => child.on("close", resolve));
+  return { next, ended };
+}
+
+async function byCommandLine({ browser, page }) {
+  const provider = await outsideProvider();
+  const dora = commandLine("Corp");
+  const { authorize_url } = await dora.next();
+  await page.goto(authorize_url);
+  await page.waitForURL((url) => url.href.startsWith(given.daemons));
+  equal("command line: the daemon's page", await page.getByRole("heading").innerText(), "You are signed in");
+  await page.screenshot({ path: join(given.artefacts, "signed-in-at-the-daemon.png") });
+  equal("command line: the outside provider's user", (await dora.next()).username, "dora@example.com");
+  equal("command line: it ends well", await dora.ended, 0);
+  await provider.stop();
+
+  const ana = commandLine("Google");
+  await page.goto((await ana.next()).authorize_url);
+  equal("command line: the next person is asked", await page.getByRole("heading").innerText(), "Sign in with Google");
+  await page.getByLabel("E-mail", { exact: true }).fill("ana@example.com");
+  await page.getByRole("button", { name: "Continue" }).click();
+  await page.waitForURL((url) => url.href.startsWith(given.daemons));
+  const session = await ana.next();
+  equal("command line: Google's user", session.username, "ana@example.com");
+  await page.goto(authorize());
+  const back = await tokens(await arrived(page));
+  equal("command line: the same sub as by the page", back.sub, session.subject);
+  await signOut(page);
+  await byPasswordAgain(page, session.subject);
+  equal("command line: it ends well again", await ana.ended, 0);
+}
+
+async function byPasswordAgain(page, subject) {
+  await page.goto(authorize());
+  await page.getByLabel("E-mail", { exact: true }).fill("ana@example.com");
+  await page.getByLabel("Password").fill(PASSWORD);
+  await page.keyboard.press("Enter");
+  equal("one person: Google and the password are one user", (await tokens(await arrived(page))).sub, subject);
+  await signOut(page);
+}
+
+async function byOutsideProvider({ page }) {
+  const provider = await outsideProvider();
   await page.goto(authorize());
   await page.getByRole("link", { name: "Continue with Corp" }).click();
   const dora = await tokens(await arrived(page));
@@ -199,7 +255,7 @@ async function withoutScripts({ page }) {
 }
 
 const kiosk = { viewport: { width: 600, height: 960 }, hasTouch: true, javaScriptEnabled: false, colorScheme: "dark" };
-for (const [part, options] of [[byPassword], [byProviders], [byOutsideProvider], [withoutScripts, kiosk]]) {
+for (const [part, options] of [[byPassword], [byProviders], [byOutsideProvider], [byCommandLine], [withoutScripts, kiosk]]) {
   const opened = await open(options);
   try {
     await part(opened);

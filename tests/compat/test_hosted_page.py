@@ -1,4 +1,5 @@
-"""The hosted sign-in page in headless Chromium, and an OpenID provider that this project did not write.
+"""The hosted sign-in page in headless Chromium, and an OpenID provider that this project did not write; then the same by
+`tidegate sign-in --provider`, with a daemon that waits for the browser.
 
 Screenshots stay in target/tests-run for people to look at.
 """
@@ -9,6 +10,7 @@ import subprocess
 
 from harness import ROOT, clean_environment, free_port, http, main
 from local_cloud import LocalCloud
+from tidegate_app import Daemon
 
 PASSWORD = "Correct-Horse-7"
 BROWSER_TIMEOUT_S = 300
@@ -48,11 +50,12 @@ def run(bench, checks):
     if not chromium:
         checks.skip("the hosted page in a browser", "no chromium here; on Debian: apt-get install chromium")
         return
-    app, mock = free_port(), free_port()
+    app, mock, landing = free_port(), free_port(), free_port()
+    daemons = f"http://127.0.0.1:{landing}/callback"
     callback, signed_out = f"http://127.0.0.1:{app}/callback", f"http://127.0.0.1:{app}/signed-out"
     parameters = {
         "HostedDomainPrefix": "rehearsal",
-        "CallbackUrls": callback,
+        "CallbackUrls": f"{callback},{daemons}",
         "SignedOutUrls": signed_out,
         "GoogleClientId": "google-client",
         "AppleServicesId": "apple-client",
@@ -61,6 +64,13 @@ def run(bench, checks):
     for name, value in parameters.items():
         arguments += ["--parameter", f"{name}={value}"]
     cloud = LocalCloud(bench, arguments=arguments)
+    page = f"""
+[identity.hosted_ui]
+domain_url = "{cloud.url}"
+redirect_uris = ["{daemons}"]
+sign_out_uri = "{signed_out}"
+"""
+    daemon = Daemon(bench, "daemon", cloud.config() + page)
     email = [{"Name": "email", "Value": "ana@example.com"}, {"Name": "email_verified", "Value": "true"}]
     person = {"UserPoolId": cloud.user_pool_id, "Username": "ana@example.com"}
     cloud.idp.admin_create_user(**person, UserAttributes=email, MessageAction="SUPPRESS")
@@ -77,6 +87,9 @@ def run(bench, checks):
         "artefacts": str(artefacts),
         "chromium": chromium,
         "mockPort": mock,
+        "tidegate": bench.tidegate,
+        "socket": str(daemon.socket),
+        "daemons": daemons,
     }
     script = ROOT / "tests/compat/hosted_page.mjs"
     environment = {**clean_environment(), "HOME": str(bench.dir)}
@@ -91,13 +104,14 @@ def run(bench, checks):
         found = json.loads(text)
         checks.ok(found["what"], found["holds"], found["detail"][-2000:])
     checks.equal(f"the browser's script reached its end {done.stderr[-2000:]}", done.returncode, 0)
-    for name in ("hosted-sign-in.png", "hosted-sign-in-kiosk.png"):
+    for name in ("hosted-sign-in.png", "hosted-sign-in-kiosk.png", "signed-in-at-the-daemon.png"):
         picture = artefacts / name
         checks.ok(f"{name} is kept", picture.exists() and picture.stat().st_size > 5_000)
 
     log = bench.log("local-cloud") + http(f"{cloud.url}/_tidegate/requests")[1].decode()
     checks.ok("the request log names the pages", "hosted-ui:Login" in log and "oidc-google:Authorize" in log)
     checks.ok("the logs hold no password", PASSWORD not in log and "Wrong-Horse-7" not in log)
+    checks.ok("the daemon's log holds no code and no state", "code=" not in bench.log("daemon") and "state=" not in bench.log("daemon"))
 
 
 main("the hosted sign-in page in Chromium", run)

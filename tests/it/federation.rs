@@ -29,7 +29,7 @@ struct Scene {
 }
 
 /// Below the ports that the kernel hands out, so that no other test gets it between here and the daemon.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let start = u16::try_from(std::process::id() % 10_000).unwrap();
     let mut ports = (0..10_000).map(|step| 20_000 + (start + step * 7) % 10_000);
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();

@@ -100,6 +100,11 @@ impl Rig {
 
     /// With more tables in the daemon's configuration.
     pub fn start_with(tables: &str) -> Self {
+        Self::start_on(&[], |_| tables.to_owned())
+    }
+
+    /// With more arguments for the cloud, and tables that know its URL.
+    pub fn start_on(arguments: &[&str], tables: impl FnOnce(&str) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["state", "photos", "key"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -107,14 +112,20 @@ impl Rig {
         let mut cloud = tidegate();
         cloud.args(["local-cloud", "--json", "--listen", "127.0.0.1:0", "--data-dir"]);
         let log = log_file(folder.path(), "cloud.log");
-        let mut cloud = cloud.arg(folder.path().join("cloud")).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut cloud =
+            cloud.arg(folder.path().join("cloud")).args(arguments).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(cloud.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let said: Value = serde_json::from_str(&line).unwrap();
         let url = said["url"].as_str().unwrap().to_owned();
-        std::fs::write(folder.path().join("tidegate.toml"), config(folder.path(), &said) + tables).unwrap();
+        std::fs::write(folder.path().join("tidegate.toml"), config(folder.path(), &said) + &tables(&url)).unwrap();
         let daemon = serve(folder.path());
         Self { folder, cloud, url, daemon }
+    }
+
+    /// The cloud's URL.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// A client command.
