@@ -250,6 +250,42 @@ mod tests {
     }
 
     #[test]
+    fn sources_without_cognito_say_what_they_need_and_are_no_good_for_tiers() {
+        let oidc = "kind = \"oidc\"\nissuer = \"https://issuer.example/a\"\nclient_id = \"photos\"\n";
+        let keys = "kind = \"static\"\nidentity_id = \"kiosk-7\"\nkeys_file = \"/etc/keys\"\n";
+        let with = |tokens: &str, credentials: &str| {
+            let destination = &MINIMAL[MINIMAL.find("[[destination]]").unwrap()..];
+            let identity = "[[identity]]\nname = \"app\"\ntiered = false\n";
+            format!("{identity}[identity.tokens]\n{tokens}[identity.credentials]\n{credentials}{destination}")
+        };
+        let config = Config::parse(&with(oidc, keys)).unwrap();
+        assert_eq!(config.identities[0].tokens.provider(), "issuer.example/a");
+        Config::parse(&with(oidc, "kind = \"sdk_chain\"\nregion = \"us-east-1\"\nidentity_id = \"k\"\n")).unwrap();
+        let own = format!("{oidc}token_command = [\"/bin/token\", \"x\"]\n");
+        let service = "[[service_session]]\nname = \"kiosk\"\nallowed_uids = [7]\n";
+        let config = Config::parse(&format!("{}\n{service}", with(&own, keys))).unwrap();
+        assert_eq!(config.session.services[0].login, session::ServiceLogin::Source);
+
+        let wrong = [
+            (with(oidc, keys).replace("tiered = false", ""), "tiered"),
+            (with(&oidc.replace("issuer = ", "# "), keys), "issuer: is missing"),
+            (with(&format!("{oidc}region = \"us-east-1\"\n"), keys), "region: must be left out"),
+            (with(&format!("{oidc}token_command = [\"token\"]\n"), keys), "absolute path of a program"),
+            (with(&format!("{own}token_file = \"/t\"\n"), keys), "must be left out where there is a token_file"),
+            (with(oidc, &keys.replace("keys_file", "# ")), "keys_file: is missing"),
+            (with(oidc, &format!("{keys}role_arn = \"arn\"\n")), "role_arn: must be left out"),
+            (with(oidc, &format!("{keys}keys_credential = \"k\"\n")), "must be left out where"),
+            (format!("{}\n{service}username = \"u\"\n", with(&own, keys)), "must be left out: the identity's tokens"),
+            (format!("{}\n{service}", with(oidc, keys)), "signs in by username and password"),
+            (MINIMAL.replace("client_id", "token_file = \"/t\"\nclient_id"), "token_file: must be left out"),
+        ];
+        for (text, why) in wrong {
+            let problems = Config::parse(&text).unwrap_err();
+            assert!(problems.iter().any(|problem| problem.to_string().contains(why)), "{why}: {problems:?}");
+        }
+    }
+
+    #[test]
     fn names_are_unique_and_something_is_configured() {
         let problems = Config::parse("").unwrap_err();
         assert_eq!(problems.len(), 2, "{problems:?}");

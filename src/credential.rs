@@ -5,7 +5,10 @@ pub(crate) mod aws;
 pub mod basic;
 pub(crate) mod codes;
 pub mod cognito;
+pub mod conformance;
+pub mod sdk_chain;
 pub mod secret_place;
+pub mod static_keys;
 pub mod web_identity;
 
 use std::time::SystemTime;
@@ -69,7 +72,7 @@ pub trait CredentialSource: Send + Sync + std::fmt::Debug + 'static {
         self.identity_id(Some(login)).await
     }
 
-    /// True where the client names the role: refused for identities marked `tiered`.
+    /// True where the client names the role, or has it anyway: refused for identities marked `tiered`.
     fn client_names_role(&self) -> bool;
 }
 
@@ -108,6 +111,22 @@ pub enum SourceKind {
     CognitoIdentityPoolBasic,
     /// `web_identity`: STS takes the ID token itself; the client names the role.
     WebIdentity,
+    /// `sdk_chain`: AWS's default chain.
+    SdkChain,
+    /// `static`: long-lived keys.
+    Static,
+}
+
+impl SourceKind {
+    /// The identity pool chooses the role from the token: nothing else is good enough for tiers.
+    pub fn has_role_from_token(self) -> bool {
+        self == Self::CognitoIdentityPool
+    }
+
+    /// There is an identity pool.
+    pub fn has_pool(self) -> bool {
+        matches!(self, Self::CognitoIdentityPool | Self::CognitoIdentityPoolBasic)
+    }
 }
 
 /// `[identity.credentials]`.
@@ -125,6 +144,10 @@ pub struct SourceConfig {
     pub role_arn: Option<String>,
     /// Only for tests against other clouds: lets a tiered identity use a kind where the client names the role.
     pub allow_client_role_choice: bool,
+    /// The identity id of everybody; only for the kinds without a pool and without a login.
+    pub identity_id: Option<String>,
+    /// Where the keys lie; only for `static`.
+    pub keys: Option<SecretPlace>,
 }
 
 /// A field of a plug-in's configuration that cannot be used.

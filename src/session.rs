@@ -7,6 +7,7 @@ mod challenges;
 mod codes;
 pub mod cognito_tokens;
 mod config;
+pub mod conformance;
 mod endpoint_token;
 mod event;
 mod failure;
@@ -23,6 +24,7 @@ mod jwks;
 mod landing;
 mod limiter;
 mod mailbox;
+pub mod oidc_tokens;
 mod redirect;
 mod registry;
 mod schedule;
@@ -477,6 +479,9 @@ pub enum TokenError {
     /// Somebody must mend the configuration.
     #[error("{0}")]
     Configuration(String),
+    /// This source signs nobody in that way.
+    #[error("{0}")]
+    MethodUnsupported(String),
 }
 
 impl TokenError {

@@ -90,6 +90,7 @@ reasons! {
     CredentialsUnavailable = "CREDENTIALS_UNAVAILABLE", Unavailable, "No valid credentials now; try again after the delay.";
     VendingDisabled = "VENDING_DISABLED", FailedPrecondition, "The daemon serves no credentials endpoint; the administrator sets `vend.listen`, or programs use `tidegate credentials` as `credential_process`.";
     IdentityChanged = "IDENTITY_CHANGED", FailedPrecondition, "The refresh gave another user, issuer, client or identity id; the session is parked. Sign in again.";
+    SignInMethodUnsupported = "SIGN_IN_METHOD_UNSUPPORTED", FailedPrecondition, "The identity signs nobody in that way; the text says how it does.";
     GuestsNotAllowed = "GUESTS_NOT_ALLOWED", FailedPrecondition, "The identity, or its identity pool, takes no guests; sign a user in, or let the administrator allow them.";
     GuestHasNoTokens = "GUEST_HAS_NO_TOKENS", FailedPrecondition, "A guest has no JWTs; sign a user in.";
     ServiceSessionStays = "SERVICE_SESSION_STAYS", PermissionDenied, "The session is a device account of the configuration; only the administrator ends it, there.";

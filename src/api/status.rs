@@ -233,6 +233,7 @@ pub fn of_token(error: &TokenError) -> Status {
         TokenError::Throttled(_) => failure(Reason::UpstreamThrottled).retry_after(THROTTLED_RETRY),
         TokenError::Configuration(_) => failure(Reason::UpstreamMisconfigured),
         TokenError::Unverified { why, .. } => return of_token(why),
+        TokenError::MethodUnsupported(_) => failure(Reason::SignInMethodUnsupported),
     }
     .into_status()
 }

@@ -34,6 +34,12 @@ impl CredentialSource for WebIdentity {
 
     async fn credentials(&self, identity_id: &str, login: Option<&Login>) -> Result<Credentials, CredentialError> {
         let login = login.ok_or_else(no_guests)?;
+        if identity_id != login.subject {
+            return Err(CredentialError {
+                kind: CredentialErrorKind::IdentityMoved,
+                message: "the ID token is another user's than the identity id".to_owned(),
+            });
+        }
         self.0.role(identity_id, &login.id_token).await
     }
 

@@ -11,10 +11,13 @@ use crate::clock::Clock;
 use crate::config::{Config, DestinationConfig, IdentityConfig, StoreConfig};
 use crate::credential::basic::BasicFlow;
 use crate::credential::cognito::EnhancedFlow;
+use crate::credential::sdk_chain::SdkChain;
+use crate::credential::static_keys::StaticKeys;
 use crate::credential::web_identity::WebIdentity;
 use crate::credential::{CredentialSource, SetupError, SourceKind};
 use crate::session::cognito_tokens::CognitoTokens;
 use crate::session::hosted_ui::HostedUi;
+use crate::session::oidc_tokens::OidcTokens;
 use crate::session::{Federation, Identity, TokenSource, TokensKind};
 use crate::upload::Destination;
 use crate::{session, store};
@@ -47,6 +50,8 @@ pub(super) fn directories(config: &Config, clock: &Clock) -> Result<Directories,
                 )
                 .map_err(|error| unusable(identity, "tokens", &error))?,
             ),
+            // Accounts are the issuer's own business.
+            TokensKind::Oidc => return Ok((identity.name.clone(), None)),
         };
         Ok((identity.name.clone(), Some(directory)))
     };
@@ -83,6 +88,10 @@ fn build_identity(
             CognitoTokens::new(&identity.tokens, connect, call, clock.clone())
                 .map_err(|error| unusable(identity, "tokens", &error))?,
         ),
+        TokensKind::Oidc => Arc::new(
+            OidcTokens::new(&identity.tokens, connect, call, clock.clone())
+                .map_err(|error| unusable(identity, "tokens", &error))?,
+        ),
     };
     let federation: Option<Arc<dyn Federation>> = match &identity.hosted_ui {
         None => None,
@@ -100,6 +109,8 @@ fn build_identity(
         SourceKind::CognitoIdentityPoolBasic => {
             Arc::new(BasicFlow::new(source, connect, call, clock.clone()).map_err(failed)?)
         }
+        SourceKind::SdkChain => Arc::new(SdkChain::new(source, clock.clone()).map_err(failed)?),
+        SourceKind::Static => Arc::new(StaticKeys::new(source, clock.clone()).map_err(failed)?),
         SourceKind::WebIdentity => Arc::new(WebIdentity::new(source, connect, call, clock.clone()).map_err(failed)?),
     };
     Ok(Identity {

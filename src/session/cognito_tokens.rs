@@ -11,7 +11,7 @@ use aws_sdk_cognitoidentityprovider::types::{AuthFlowType, AuthenticationResultT
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::codes::{PoolCall, is_unknown_call, token_error};
-use super::jwks::{Expected, Jwks};
+use super::jwks::{Expected, Jwks, Rules};
 use super::{
     Challenge, RefreshGrant, RememberDevice, RememberedDevice, SignInFlow, SignInStep, TokenError, TokenSet,
     TokenSource, TokensConfig,
@@ -67,7 +67,8 @@ impl CognitoTokens {
         let route = Route::new(&config.region, config.endpoint_url.as_deref(), connect, call, clock.clone())?;
         aws::check_url("jwks_url", &config.jwks_url())?;
         let expected = Expected {
-            jwks_url: config.jwks_url(),
+            rules: Rules::Cognito,
+            jwks_url: Some(config.jwks_url()),
             issuer: config.issuer(),
             audience: config.client_id.clone(),
             connect_timeout: connect,

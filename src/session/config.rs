@@ -143,10 +143,12 @@ pub enum TokensKind {
     /// `cognito_user_pool`.
     #[default]
     CognitoUserPool,
+    /// `oidc`: any OpenID Connect issuer.
+    Oidc,
 }
 
 /// `[identity.tokens]`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokensConfig {
     /// Which plug-in.
     pub kind: TokensKind,
@@ -160,12 +162,37 @@ pub struct TokensConfig {
     pub endpoint_url: Option<String>,
     /// The tokens' `iss`; left out: see [`TokensConfig::issuer`].
     pub issuer: Option<String>,
-    /// Where the pool's keys are; left out: the issuer's own `/.well-known/jwks.json`.
+    /// Where the issuer's keys are; left out: a pool's own `/.well-known/jwks.json`, or where the issuer says.
     pub jwks_url: Option<String>,
     /// How a password is proved.
     pub sign_in_flow: SignInFlow,
     /// Whether the pool is told to remember this device.
     pub remember_device: RememberDevice,
+    /// Only `oidc`: the file that somebody keeps an ID token of the device in.
+    pub token_file: Option<PathBuf>,
+    /// Only `oidc`: the command that prints one; the first is the program's absolute path.
+    pub token_command: Vec<String>,
+    /// How long the command may take.
+    pub token_command_timeout_ms: u64,
+}
+
+impl Default for TokensConfig {
+    fn default() -> Self {
+        Self {
+            kind: TokensKind::default(),
+            region: String::new(),
+            user_pool_id: String::new(),
+            client_id: String::new(),
+            endpoint_url: None,
+            issuer: None,
+            jwks_url: None,
+            sign_in_flow: SignInFlow::default(),
+            remember_device: RememberDevice::default(),
+            token_file: None,
+            token_command: Vec::new(),
+            token_command_timeout_ms: 10_000,
+        }
+    }
 }
 
 /// How a user signs in by name and password. What the pool answers never changes it.
@@ -211,8 +238,18 @@ impl TokensConfig {
         }
     }
 
-    /// The identity pool's login key: `cognito-idp.REGION.amazonaws.com/POOL`, wherever the endpoint is.
+    /// The source has tokens of its own: nobody signs in.
+    pub fn needs_no_user(&self) -> bool {
+        self.kind == TokensKind::Oidc && (self.token_file.is_some() || !self.token_command.is_empty())
+    }
+
+    /// The identity pool's login key: `cognito-idp.REGION.amazonaws.com/POOL`, wherever the endpoint is; of another
+    /// issuer its URL without the scheme.
     pub fn provider(&self) -> String {
+        if self.kind == TokensKind::Oidc {
+            let issuer = self.issuer.as_deref().unwrap_or_default();
+            return issuer.split_once("://").map_or(issuer, |(_, rest)| rest).trim_end_matches('/').to_owned();
+        }
         format!("cognito-idp.{}.amazonaws.com/{}", self.region, self.user_pool_id)
     }
 }

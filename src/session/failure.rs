@@ -26,7 +26,9 @@ pub fn token_failure(error: &TokenError) -> Failure {
         TokenError::Transient(_) | TokenError::TokenExpired(_) => Failure::Transient,
         TokenError::ReplyLost(_) => Failure::ReplyLost,
         TokenError::Throttled(_) => Failure::Throttled,
-        TokenError::TokenInvalid(_) | TokenError::Configuration(_) => Failure::Configuration,
+        TokenError::TokenInvalid(_) | TokenError::Configuration(_) | TokenError::MethodUnsupported(_) => {
+            Failure::Configuration
+        }
         TokenError::Unverified { why, .. } => token_failure(why),
     }
 }

@@ -176,7 +176,7 @@ impl TokenSource for FakeTokens {
         if let Some(error) = self.0.pools().sign_in_errors.pop_front() {
             return Err(error);
         }
-        if password.expose_secret() == "wrong" {
+        if username.is_empty() || ["wrong", "", "Canary-password-9"].contains(&password.expose_secret()) {
             return Err(TokenError::BadCredentials("Incorrect username or password.".into()));
         }
         let known = device.is_some_and(|device| self.0.pools().devices.contains(&device.key));
@@ -199,7 +199,9 @@ impl TokenSource for FakeTokens {
         device: Option<&RememberedDevice>,
     ) -> Result<SignInStep, TokenError> {
         self.0.call("answer").await;
-        assert_eq!(challenge.handle.expose_secret(), format!("handle of {}", challenge.username));
+        if challenge.handle.expose_secret() != format!("handle of {}", challenge.username) {
+            return Err(TokenError::BadCredentials("not this pool's challenge".into()));
+        }
         if let Some(error) = self.0.pools().answer_errors.pop_front() {
             return Err(error);
         }
@@ -217,7 +219,9 @@ impl TokenSource for FakeTokens {
         refresh_token: Option<SecretString>,
     ) -> Result<TokenSet, TokenError> {
         self.0.call("verify").await;
-        let mut set = self.0.tokens(id_token.expose_secret(), false);
+        let said = id_token.expose_secret();
+        let mut set = self.0.tokens(said.split('.').nth(1).unwrap_or(said), false);
+        set.id_token = id_token;
         set.refresh_token = refresh_token;
         Ok(set)
     }
@@ -247,6 +251,11 @@ impl TokenSource for FakeTokens {
     async fn revoke(&self, grant: &RefreshGrant, _: Option<&SecretString>, everywhere: bool) -> Result<(), TokenError> {
         self.0.call("revoke").await;
         let refresh_token = grant.refresh_token.as_ref().expect("nothing else is revoked");
+        let mut pools = self.0.pools();
+        let given = refresh_token.expose_secret();
+        let whose = given.split('.').nth(1).filter(|_| everywhere);
+        pools.refresh_tokens.retain(|subject, token| token != given && whose != Some(subject));
+        drop(pools);
         self.0.pools().revoked.push((refresh_token.expose_secret().to_owned(), everywhere));
         Ok(())
     }
@@ -286,16 +295,21 @@ impl CredentialSource for FakeCredentials {
         Ok(pools.identity_ids.entry(login.subject.clone()).or_insert_with(|| guest_identity_id.to_owned()).clone())
     }
 
-    async fn credentials(&self, identity_id: &str, _: Option<&Login>) -> Result<Credentials, CredentialError> {
+    async fn credentials(&self, identity_id: &str, login: Option<&Login>) -> Result<Credentials, CredentialError> {
         self.cloud.call("credentials").await;
         let mut pools = self.cloud.pools();
+        let own = login.and_then(|login| pools.identity_ids.get(&login.subject));
+        if own.is_some_and(|own| own != identity_id) {
+            let message = "the credentials are for another identity id".to_owned();
+            return Err(CredentialError { kind: CredentialErrorKind::IdentityMoved, message });
+        }
         if let Some(kind) = pools.credential_errors.pop_front() {
             return Err(CredentialError { kind, message: format!("{kind:?} as told") });
         }
         pools.serial += 1;
         Ok(Credentials {
             access_key_id: format!("ASIA{}", pools.serial),
-            secret_access_key: "secret".into(),
+            secret_access_key: "canary-of-the-fake".into(),
             session_token: Some(identity_id.into()),
             expire_time: self.cloud.clock.wall() + pools.lifetime.unwrap_or(LIFETIME),
             deadline: self.cloud.clock.boot() + pools.lifetime.unwrap_or(LIFETIME),

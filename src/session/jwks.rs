@@ -1,4 +1,4 @@
-//! Verifies the user pool's tokens. Owns the pool's keys: fetched when first needed, kept, asked for again when an unknown
+//! Verifies an issuer's tokens. Owns the issuer's keys: fetched when first needed, kept, asked for again when an unknown
 //! key appears (not more often than is allowed). Promises that no claim is looked at before the signature holds; must
 //! never accept another algorithm than RS256, whatever a token says.
 
@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use super::{IdClaims, SignInClaims, TokenError};
 use crate::clock::{BootInstant, Clock, from_unix_ms};
-use crate::credential::aws::http_date;
+use crate::credential::aws::{check_url, http_date};
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::{Outcome, UpstreamOperation};
 
@@ -37,8 +37,10 @@ const KEYS_MAX: usize = 64;
 /// Where the keys are and what tokens must say.
 #[derive(Debug, Clone)]
 pub struct Expected {
-    /// The URL of the key set.
-    pub jwks_url: String,
+    /// What else its tokens say.
+    pub rules: Rules,
+    /// The URL of the key set; left out, the issuer's `/.well-known/openid-configuration` says it.
+    pub jwks_url: Option<String>,
     /// `iss`.
     pub issuer: String,
     /// `aud` of ID tokens, `client_id` of access tokens.
@@ -49,7 +51,17 @@ pub struct Expected {
     pub call_timeout: Duration,
 }
 
-/// The verifier of one pool's tokens.
+/// How an issuer writes its ID tokens, beyond what all do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rules {
+    /// `token_use` is "id", groups and names are Cognito's claims, there is one audience.
+    Cognito,
+    /// OpenID Connect Core 1.0, section 3.1.3.7: with several audiences, `azp` is the client. Groups, where the issuer
+    /// tells any, are the claim `groups`.
+    OpenId,
+}
+
+/// The verifier of one issuer's tokens.
 #[derive(Debug)]
 pub struct Jwks {
     expected: Expected,
@@ -88,6 +100,11 @@ struct IdToken {
     email: Option<String>,
     #[serde(rename = "cognito:groups", default)]
     groups: Vec<String>,
+    azp: Option<String>,
+    preferred_username: Option<String>,
+    /// Whatever another issuer means by it.
+    #[serde(rename = "groups")]
+    other_groups: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -119,7 +136,8 @@ impl Jwks {
     /// `TokenInvalid`, `TokenWrongAudience`, `TokenExpired`; `Transient` where the keys cannot be had.
     pub async fn verify_id(&self, token: &SecretString) -> Result<IdClaims, TokenError> {
         let said: IdToken = self.signed(token, "ID token").await?;
-        if said.token_use != "id" {
+        let openid = self.expected.rules == Rules::OpenId;
+        if said.token_use != "id" && !(openid && said.token_use.is_empty()) {
             return Err(invalid(format!("token_use is {:?}, not \"id\": hand in the ID token", said.token_use)));
         }
         self.check_issuer("ID token", &said.iss)?;
@@ -127,11 +145,24 @@ impl Jwks {
             Audience::One(only) => only.as_str(),
             Audience::Many(all) => match all.as_slice() {
                 [only] => only.as_str(),
+                several if openid && several.contains(&self.expected.audience) => {
+                    said.azp.as_deref().unwrap_or("several clients")
+                }
                 _ => "several clients",
             },
         };
         self.check_audience("ID token", audience)?;
         let expire_time = self.check_end("ID token", said.exp)?;
+        let (name, groups) = match self.expected.rules {
+            Rules::Cognito => (said.username, said.groups),
+            Rules::OpenId => {
+                let groups = said.other_groups.and_then(|groups| serde_json::from_value(groups).ok());
+                (said.preferred_username, groups.unwrap_or_default())
+            }
+        };
+        if said.sub.is_empty() {
+            return Err(invalid("the ID token names nobody (sub is empty)".to_owned()));
+        }
         Ok(IdClaims {
             issuer: said.iss,
             sign_in: Box::new(SignInClaims {
@@ -140,10 +171,10 @@ impl Jwks {
                 email: said.email.clone(),
                 nonce: said.nonce,
             }),
-            username: said.username.or(said.email).unwrap_or_else(|| said.sub.clone()),
+            username: name.or(said.email).unwrap_or_else(|| said.sub.clone()),
             subject: said.sub,
             audience: self.expected.audience.clone(),
-            groups: said.groups,
+            groups,
             expire_time,
         })
     }
@@ -240,7 +271,7 @@ impl Jwks {
                     keys.failure = None;
                 }
                 Err(why) => {
-                    tracing::warn!(url = %self.expected.jwks_url, why, "the issuer's keys could not be fetched");
+                    tracing::warn!(issuer = %self.expected.issuer, why, "the issuer's keys could not be fetched");
                     keys.failure = Some(why);
                 }
             }
@@ -248,7 +279,7 @@ impl Jwks {
         match (keys.by_kid.get(kid).cloned().or(known), &keys.failure) {
             (Some(key), _) => Ok(key),
             (None, Some(why)) => {
-                Err(TokenError::Transient(format!("the issuer's keys at {}: {why}", self.expected.jwks_url)))
+                Err(TokenError::Transient(format!("the keys of the issuer {}: {why}", self.expected.issuer)))
             }
             (None, None) => Err(invalid(format!("the {what} is signed with a key that the issuer does not have"))),
         }
@@ -259,7 +290,33 @@ impl Jwks {
             Some(client) => client,
             None => client.insert(self.client()?),
         };
-        let mut reply = client.get(&self.expected.jwks_url).send().await.map_err(|error| described(&error))?;
+        let url = match &self.expected.jwks_url {
+            Some(url) => url.clone(),
+            None => self.discover(client).await?,
+        };
+        read_keys(&self.get(client, &url).await.map_err(|why| format!("{url}: {why}"))?)
+    }
+
+    /// Where the issuer says that its keys are: OpenID Connect Discovery 1.0, section 4.
+    async fn discover(&self, client: &reqwest::Client) -> Result<String, String> {
+        #[derive(Deserialize)]
+        struct Configuration {
+            issuer: String,
+            jwks_uri: String,
+        }
+        let url = format!("{}/.well-known/openid-configuration", self.expected.issuer.trim_end_matches('/'));
+        let body = self.get(client, &url).await.map_err(|why| format!("{url}: {why}"))?;
+        let said: Configuration =
+            serde_json::from_slice(&body).map_err(|_| format!("{url}: names no issuer and jwks_uri"))?;
+        if said.issuer != self.expected.issuer {
+            return Err(format!("{url}: is of the issuer {:?}", said.issuer));
+        }
+        check_url("jwks_uri", &said.jwks_uri).map_err(|error| format!("{url}: {error}"))?;
+        Ok(said.jwks_uri)
+    }
+
+    async fn get(&self, client: &reqwest::Client, url: &str) -> Result<Vec<u8>, String> {
+        let mut reply = client.get(url).send().await.map_err(|error| described(&error))?;
         if let Some(date) = reply.headers().get("date").and_then(|date| http_date(date.to_str().ok()?)) {
             self.clock.observe_server_date(date);
         }
@@ -273,7 +330,7 @@ impl Jwks {
             }
             body.extend_from_slice(&chunk);
         }
-        read_keys(&body)
+        Ok(body)
     }
 
     fn client(&self) -> Result<reqwest::Client, String> {

@@ -48,8 +48,8 @@ impl Sessions {
         for identity in &identities {
             if identity.tiered && identity.credentials.client_names_role() && !identity.allow_client_role_choice {
                 return Err(SessionError::Configuration(format!(
-                    "identity {:?} is tiered, and in its credential source the client names the role: use kind = \
-                     \"cognito_identity_pool\", or set tiered = false",
+                    "identity {:?} is tiered, and in its credential source the role does not come from the token: use \
+                     kind = \"cognito_identity_pool\", or set tiered = false",
                     identity.name
                 )));
             }

@@ -180,6 +180,8 @@ label_values! {
         GetOpenIdToken = "get_open_id_token",
         /// AssumeRoleWithWebIdentity.
         AssumeRole = "assume_role",
+        /// AWS's default chain.
+        SdkChain = "sdk_chain",
     }
 }
 

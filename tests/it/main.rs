@@ -29,6 +29,8 @@ mod house;
 #[cfg(feature = "local-cloud")]
 mod iam;
 #[cfg(feature = "local-cloud")]
+mod issuer;
+#[cfg(feature = "local-cloud")]
 mod lifecycle;
 #[cfg(feature = "local-cloud")]
 mod local_cloud_buckets;
@@ -45,7 +47,11 @@ mod rig;
 #[cfg(feature = "local-cloud")]
 mod service_sessions;
 #[cfg(feature = "local-cloud")]
+mod session_changes;
+#[cfg(feature = "local-cloud")]
 mod sessions;
+#[cfg(feature = "local-cloud")]
+mod sources;
 #[cfg(feature = "local-cloud")]
 mod store;
 #[cfg(feature = "local-cloud")]

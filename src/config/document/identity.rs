@@ -17,43 +17,62 @@ pub(super) fn read(mut table: Section<'_>) -> IdentityConfig {
     let hosted_ui = has_page.then(|| read_hosted_ui(page));
     let mut source = table.section("credentials");
     let credentials = read_source(&mut source);
-    let names_role = credentials.kind != SourceKind::CognitoIdentityPool;
-    if names_role && tiered && !credentials.allow_client_role_choice {
-        let why = "the client names the role here, so a tiered identity refuses it: with tiers use \
+    if !credentials.kind.has_role_from_token() && tiered && !credentials.allow_client_role_choice {
+        let why = "the role does not come from the token here, so a tiered identity refuses it: with tiers use \
                    \"cognito_identity_pool\"; without tiers say tiered = false";
         source.problem("kind", why);
     }
     source.finish();
-    if guests && !takes_guests(credentials.kind) {
+    if hosted_ui.is_some() && tokens.kind != TokensKind::CognitoUserPool {
+        table.problem("hosted_ui", "must be left out: only a user pool has a hosted sign-in page");
+    }
+    if guests && !credentials.kind.has_pool() {
         table.problem("guests", "only an identity pool takes guests: another kind of credentials needs a user");
     }
     table.finish();
     IdentityConfig { name, tiered, guests, tokens, hosted_ui, credentials }
 }
 
-fn takes_guests(kind: SourceKind) -> bool {
-    match kind {
-        SourceKind::CognitoIdentityPool | SourceKind::CognitoIdentityPoolBasic => true,
-        SourceKind::WebIdentity => false,
-    }
-}
-
 fn read_tokens(mut table: Section<'_>) -> TokensConfig {
-    let kinds = [("cognito_user_pool", TokensKind::CognitoUserPool)];
+    let kinds = [("cognito_user_pool", TokensKind::CognitoUserPool), ("oidc", TokensKind::Oidc)];
     let flows = [("srp", SignInFlow::Srp), ("password", SignInFlow::Password), ("choice", SignInFlow::Choice)];
     let remember =
         [("pool", RememberDevice::Pool), ("always", RememberDevice::Always), ("never", RememberDevice::Never)];
-    let config = TokensConfig {
-        kind: table.choice("kind", &kinds).unwrap_or_default(),
-        region: table.required_string("region"),
-        user_pool_id: table.required_string("user_pool_id"),
+    let kind = table.choice("kind", &kinds).unwrap_or_default();
+    let command = table.strings("token_command");
+    let mut config = TokensConfig {
+        kind,
         client_id: table.required_string("client_id"),
+        region: table.string("region").unwrap_or_default(),
+        user_pool_id: table.string("user_pool_id").unwrap_or_default(),
         endpoint_url: table.string("endpoint_url"),
         issuer: table.string("issuer"),
         jwks_url: table.string("jwks_url"),
         sign_in_flow: table.choice("sign_in_flow", &flows).unwrap_or_default(),
         remember_device: table.choice("remember_device", &remember).unwrap_or_default(),
+        token_file: table.path("token_file"),
+        token_command: command.clone().unwrap_or_default(),
+        ..TokensConfig::default()
     };
+    if let Some(timeout_ms) = table.integer("token_command_timeout_ms", 100..=600_000) {
+        config.token_command_timeout_ms = timeout_ms;
+    }
+    let (needed, not_known): (&[&str], &[&str]) = match kind {
+        TokensKind::CognitoUserPool => {
+            (&["region", "user_pool_id"], &["token_file", "token_command", "token_command_timeout_ms"])
+        }
+        TokensKind::Oidc => (&["issuer"], &["region", "user_pool_id", "endpoint_url"]),
+    };
+    check_keys(&table, needed, not_known);
+    if let Some(command) = command {
+        if !command.first().is_some_and(|program| program.starts_with('/')) {
+            let why = "must begin with the absolute path of a program: it gets no environment, and there is no shell";
+            table.problem("token_command", why);
+        }
+        if config.token_file.is_some() {
+            table.problem("token_command", "must be left out where there is a token_file");
+        }
+    }
     table.finish();
     config
 }
@@ -75,29 +94,62 @@ fn read_hosted_ui(mut table: Section<'_>) -> hosted_ui::Config {
     config
 }
 
+fn check_keys(table: &Section<'_>, needed: &[&str], not_known: &[&str]) {
+    for key in needed.iter().filter(|key| !table.is_present(key)) {
+        table.problem(key, "is missing");
+    }
+    for key in not_known.iter().filter(|key| table.is_present(key)) {
+        table.problem(key, "must be left out: this kind has no such thing");
+    }
+}
+
 fn read_source(table: &mut Section<'_>) -> SourceConfig {
     let kinds = [
         ("cognito_identity_pool", SourceKind::CognitoIdentityPool),
         ("cognito_identity_pool_basic", SourceKind::CognitoIdentityPoolBasic),
         ("web_identity", SourceKind::WebIdentity),
+        ("sdk_chain", SourceKind::SdkChain),
+        ("static", SourceKind::Static),
     ];
+    let credential = table.parsed("keys_credential", credential_name).map(SecretPlace::SystemdCredential);
+    let file = table.path("keys_file").map(SecretPlace::File);
+    if credential.is_some() && file.is_some() {
+        table.problem("keys_file", "must be left out where there is a keys_credential");
+    }
     let config = SourceConfig {
         kind: table.choice("kind", &kinds).unwrap_or_default(),
-        region: table.required_string("region"),
+        region: table.string("region").unwrap_or_default(),
+        identity_id: table.string("identity_id"),
+        keys: credential.or(file),
         identity_pool_id: table.string("identity_pool_id"),
         endpoint_url: table.string("endpoint_url"),
         role_arn: table.string("role_arn"),
         allow_client_role_choice: table.boolean("allow_client_role_choice").unwrap_or(false),
     };
-    let needs_pool = config.kind != SourceKind::WebIdentity;
-    if needs_pool && config.identity_pool_id.is_none() {
-        table.problem("identity_pool_id", "is missing");
+    const KEYS: [&str; 2] = ["keys_file", "keys_credential"];
+    match config.kind {
+        SourceKind::CognitoIdentityPool | SourceKind::CognitoIdentityPoolBasic => {
+            check_keys(table, &["region", "identity_pool_id"], &["identity_id", KEYS[0], KEYS[1]]);
+        }
+        SourceKind::WebIdentity => {
+            check_keys(table, &["region"], &["identity_pool_id", "identity_id", KEYS[0], KEYS[1]]);
+        }
+        SourceKind::SdkChain => {
+            let not_known = ["identity_pool_id", "endpoint_url", "role_arn", KEYS[0], KEYS[1]];
+            check_keys(table, &["region", "identity_id"], &not_known);
+        }
+        SourceKind::Static => {
+            check_keys(table, &["identity_id"], &["region", "identity_pool_id", "endpoint_url", "role_arn"]);
+            if config.keys.is_none() {
+                table.problem("keys_file", "is missing: the keys lie in a file or in a keys_credential");
+            }
+        }
     }
-    let needs_role = config.kind != SourceKind::CognitoIdentityPool;
-    if needs_role && config.role_arn.is_none() {
+    let names_role = matches!(config.kind, SourceKind::CognitoIdentityPoolBasic | SourceKind::WebIdentity);
+    if names_role && config.role_arn.is_none() {
         table.problem("role_arn", "is missing: this kind names the role");
     }
-    if !needs_role && config.role_arn.is_some() {
+    if config.kind == SourceKind::CognitoIdentityPool && config.role_arn.is_some() {
         table.problem("role_arn", "must be left out: the identity pool chooses the role from the token");
     }
     config
@@ -131,7 +183,14 @@ fn read_service(mut table: Section<'_>, identities: &[IdentityConfig]) -> Servic
         let names: Vec<_> = identities.iter().map(|identity| identity.name.as_str()).collect();
         table.problem("identity", format!("must be the name of an identity: {}", names.join(", ")));
     }
+    let has_own_tokens = known.is_some_and(|known| known.tokens.needs_no_user());
     let login = match (username, credential.or(file)) {
+        (None, None) if has_own_tokens => ServiceLogin::Source,
+        _ if has_own_tokens => {
+            let why = "username and password must be left out: the identity's tokens come from a file or a command";
+            table.problem("identity", why);
+            ServiceLogin::Source
+        }
         (Some(username), Some(password)) => ServiceLogin::Password { username, password },
         (None, None) => {
             table.problem("username", "is missing: a device account signs in by username and password");

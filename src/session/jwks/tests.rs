@@ -77,7 +77,8 @@ impl Pool {
 
 fn verifier(url: &str, clock: &Clock) -> Jwks {
     let expected = Expected {
-        jwks_url: url.to_owned(),
+        rules: Rules::Cognito,
+        jwks_url: Some(url.to_owned()),
         issuer: "https://issuer/pool".into(),
         audience: "client-1".into(),
         connect_timeout: Duration::from_secs(3),

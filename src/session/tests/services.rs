@@ -177,3 +177,33 @@ async fn a_person_with_the_same_account_has_a_session_of_their_own() {
     kiosk.sessions.sign_out(&ADA, Some(&person.id), SignOutUploads::Park, false).await.unwrap();
     kiosk.sessions.credentials(&ADA, None).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_fakes_pass_the_suites() {
+    let clock = Clock::manual(from_unix_ms(1_800_000_000_000));
+    let cloud = FakeCloud::new(&clock);
+    let identity = cloud.identity("app");
+    // A fake verifies nothing.
+    let subject = super::super::conformance::Subject {
+        source: identity.tokens,
+        password: Some(("ada".into(), "right".into())),
+        id_token: Some("id.ada.0".into()),
+        forged: vec![],
+        foreign: vec![],
+        expired: vec![],
+    };
+    super::super::conformance::run(&subject).await;
+    let login = crate::credential::Login {
+        provider: "cognito-idp.us-east-1.amazonaws.com/pool".into(),
+        subject: "ada".into(),
+        id_token: "id.ada.1".into(),
+    };
+    let subject = crate::credential::conformance::Subject {
+        source: identity.credentials,
+        clock,
+        login,
+        takes_guests: true,
+        looks_at_tokens: false,
+    };
+    crate::credential::conformance::run(&subject).await;
+}
