@@ -253,11 +253,11 @@ impl Jwks {
     async fn key(&self, kid: &str, what: &str) -> Result<Arc<DecodingKey>, TokenError> {
         let mut keys = self.keys.lock().await;
         let now = self.clock.boot();
-        let known = keys.by_kid.get(kid).cloned();
+        let known = keys.by_kid.contains_key(kid);
         let old = keys.fetched.is_none_or(|fetched| now.saturating_since(fetched) >= KEYS_LAST);
         let pause = if keys.failure.is_some() { FETCH_AGAIN_FAILED } else { FETCH_AGAIN };
         let allowed = keys.tried.is_none_or(|tried| now.saturating_since(tried) >= pause);
-        if allowed && (known.is_none() || old) {
+        if allowed && (!known || old) {
             let began = Instant::now();
             let fetched = self.fetch(&mut keys.client).await;
             // Only now: a fetch that its caller broke off says nothing about the keys, and must not hold back the next.
@@ -276,7 +276,7 @@ impl Jwks {
                 }
             }
         }
-        match (keys.by_kid.get(kid).cloned().or(known), &keys.failure) {
+        match (keys.by_kid.get(kid).cloned(), &keys.failure) {
             (Some(key), _) => Ok(key),
             (None, Some(why)) => {
                 Err(TokenError::Transient(format!("the keys of the issuer {}: {why}", self.expected.issuer)))

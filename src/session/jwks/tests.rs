@@ -279,3 +279,17 @@ async fn the_servers_date_mends_a_clock_that_is_years_off() {
     verifier.verify_id(&token(&key, "k1", &claims())).await.unwrap();
     assert!(wrong.offset_ms() < 0);
 }
+
+#[tokio::test]
+async fn a_key_that_was_taken_back_is_not_taken_once_more() {
+    let (old, new) = (new_key(), new_key());
+    let pool = Pool::start(vec![jwk(&old, "k1")]).await;
+    let clock = clock();
+    let verifier = pool.verifier(&clock);
+    let token = token(&old, "k1", &changed(|it| it["exp"] = json!(NOW_S + 1_000_000)));
+    verifier.verify_id(&token).await.unwrap();
+    pool.served.lock().unwrap().1 = json!({ "keys": [jwk(&new, "k2")] });
+    clock.advance(KEYS_LAST);
+    let error = verifier.verify_id(&token).await.unwrap_err();
+    assert!(matches!(error, TokenError::TokenInvalid(_)), "{error:?}");
+}
