@@ -12,6 +12,7 @@ use super::v1::credential_service_server::CredentialService;
 use super::watch::{Answers, Next, answers};
 use super::{convert, names, status, v1};
 use crate::caller::Caller;
+use crate::clock::BootInstant;
 use crate::session::{ServedCredentials, SessionError, SessionId, Sessions};
 
 /// See the module.
@@ -104,8 +105,9 @@ struct Rotation {
     sent: Mutex<Option<Shown>>,
 }
 
-/// What tells one answer from the next: access key id, stale mark and why.
-type Shown = (String, bool, Option<String>);
+/// What tells one answer from the next: access key id, end, stale mark and why. Long-lived keys come again under the same
+/// id with a later end.
+type Shown = (String, BootInstant, bool, Option<String>);
 
 impl Rotation {
     /// The credentials, where they are other than those sent last. While there are none the stream waits; it ends where
@@ -134,5 +136,36 @@ impl Rotation {
 }
 
 fn shown(served: &ServedCredentials) -> Shown {
-    (served.credentials.access_key_id.clone(), served.stale, served.last_error.clone())
+    let credentials = &served.credentials;
+    (credentials.access_key_id.clone(), credentials.deadline, served.stale, served.last_error.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::{Clock, from_unix_ms};
+    use crate::credential::Credentials;
+
+    #[test]
+    fn the_same_keys_with_a_later_end_are_sent_again() {
+        let clock = Clock::manual(from_unix_ms(1_800_000_000_000));
+        let served = |lasts: Duration| ServedCredentials {
+            credentials: Arc::new(Credentials {
+                access_key_id: "AKIA1".into(),
+                secret_access_key: "secret".into(),
+                session_token: None,
+                expire_time: clock.wall() + lasts,
+                deadline: clock.boot() + lasts,
+                received: clock.boot(),
+            }),
+            identity_id: "kiosk".into(),
+            stale: false,
+            last_error: None,
+        };
+        let hour = Duration::from_secs(3_600);
+        assert!(shown(&served(hour)) == shown(&served(hour)));
+        assert!(shown(&served(hour)) != shown(&served(2 * hour)), "whoever follows would count them as over");
+    }
 }
