@@ -17,10 +17,12 @@ use super::event::{Call, Effect, Event, Known, Reply};
 use super::files::{Contents, Place};
 use super::guests::Offer;
 use super::mailbox::{Answer, Asker, Command, SignIn};
-use super::registry::{Handle, Shared};
+use super::registry::{Handle, Shared, stopping};
 use super::state::Machine;
 use super::upstream::{self, Outcome};
-use super::{Identity, RefreshGrant, ServiceConfig, SessionError, SessionId, SessionKind, SessionView, TokenSet};
+use super::{
+    Identity, RefreshGrant, ServiceConfig, SessionError, SessionId, SessionKind, SessionState, SessionView, TokenSet,
+};
 use crate::clock::{BootInstant, from_unix_ms};
 use crate::credential::Credentials;
 use crate::telemetry::metrics;
@@ -139,10 +141,13 @@ impl Actor {
         metrics().session_moved(None, Some(label(view.state)));
         let (view, watcher) = watch::channel(view);
         let vending = known.draining_for.is_none();
-        let uids = match &start.service {
+        let mut uids = match &start.service {
             Some(account) => account.allowed_uids.clone(),
             None => vec![start.place.owner_uid],
         };
+        // One that is named twice has one session all the same.
+        uids.sort_unstable();
+        uids.dedup();
         let handle = Handle::new(start.place, uids, sender, watcher, vending, contents.identity_id.clone());
         handle.endpoint.replace(contents.endpoint_token.as_ref());
         let handle = Arc::new(handle);
@@ -228,6 +233,12 @@ impl Actor {
             Command::SignedIn(sign_in, done) => {
                 let outcome = self.signed_in(*sign_in).await;
                 let _ = done.send(outcome);
+            }
+            // One who has signed out meanwhile does not come back: whoever comes is another guest.
+            Command::GuestSignedIn(done)
+                if self.machine.state(self.shared.clock.boot()) == SessionState::SigningOut =>
+            {
+                let _ = done.send(Err(stopping()));
             }
             Command::GuestSignedIn(done) => {
                 self.last_error = None;
@@ -416,9 +427,11 @@ impl Actor {
     }
 
     fn revoke(&self, everywhere: bool) {
-        if let Some(refresh_token) = self.contents.refresh_token.clone() {
-            let access_token = self.tokens.as_ref().and_then(|set| set.access_token.clone());
-            let grant = RefreshGrant { refresh_token: Some(refresh_token), device: self.contents.device.clone() };
+        let access_token = self.tokens.as_ref().and_then(|set| set.access_token.clone());
+        let refresh_token = self.contents.refresh_token.clone();
+        // An access token alone ends the user's other sessions still.
+        if refresh_token.is_some() || (everywhere && access_token.is_some()) {
+            let grant = RefreshGrant { refresh_token, device: self.contents.device.clone() };
             self.shared.revoke_later(Arc::clone(&self.identity.tokens), grant, access_token, everywhere);
         }
     }

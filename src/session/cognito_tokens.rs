@@ -208,16 +208,18 @@ impl TokenSource for CognitoTokens {
         access_token: Option<&SecretString>,
         everywhere: bool,
     ) -> Result<(), TokenError> {
-        if everywhere {
-            self.sign_out_everywhere(grant, access_token).await?;
+        let others = if everywhere { self.sign_out_everywhere(grant, access_token).await } else { Ok(()) };
+        if let Err(TokenError::Transient(_) | TokenError::ReplyLost(_) | TokenError::Throttled(_)) = others {
+            // Tried again, for which the refresh token may be needed.
+            return others;
         }
-        let Some(refresh_token) = &grant.refresh_token else { return Ok(()) };
+        let Some(refresh_token) = &grant.refresh_token else { return others };
         let request = self.client.revoke_token().client_id(&self.client_id).token(refresh_token.expose_secret());
         match call!(self, Revoke, "RevokeToken", request) {
-            Ok(_) => Ok(()),
+            Ok(_) => others,
             // After a global sign-out the token is over already; the pool may say so.
             Err(refused) => match token_error(PoolCall::Revoke, refused) {
-                TokenError::NotAuthorized(_) if everywhere => Ok(()),
+                TokenError::NotAuthorized(_) if everywhere => others,
                 error => Err(error),
             },
         }

@@ -55,7 +55,7 @@ pub struct Pools {
     pub takes_guests: bool,
     /// Errors of the next offers of a guest's identity id.
     pub link_errors: VecDeque<CredentialErrorKind>,
-    /// What was revoked: the token, and whether everywhere.
+    /// What was revoked: the refresh token (empty where there was none), and whether everywhere.
     pub revoked: Vec<(String, bool)>,
     serial: u64,
 }
@@ -233,6 +233,10 @@ impl TokenSource for FakeTokens {
             if let Some(error) = pools.token_errors.pop_front() {
                 return Err(error);
             }
+            let known = |device: &RememberedDevice| pools.devices.contains(&device.key);
+            if pools.tracks_devices && !grant.device.as_ref().is_some_and(known) {
+                return Err(TokenError::NotAuthorized("Invalid Refresh Token.".into()));
+            }
             let token = grant.refresh_token.as_ref().map_or("", |token| token.expose_secret());
             let subject = token.split('.').nth(1).unwrap_or_default().to_owned();
             if pools.refresh_tokens.get(&subject).map(String::as_str) != Some(token) {
@@ -240,7 +244,8 @@ impl TokenSource for FakeTokens {
             }
             (pools.wrong_subject.take().unwrap_or(subject), pools.rotate)
         };
-        let set = self.0.tokens(&subject, rotate);
+        let mut set = self.0.tokens(&subject, rotate);
+        set.device.clone_from(&grant.device);
         match (self.0.pools().unverified.take(), set.refresh_token.clone()) {
             (Some(why), Some(refresh_token)) => Err(TokenError::Unverified { refresh_token, why }),
             (Some(why), None) => Err(*why),
@@ -250,13 +255,11 @@ impl TokenSource for FakeTokens {
 
     async fn revoke(&self, grant: &RefreshGrant, _: Option<&SecretString>, everywhere: bool) -> Result<(), TokenError> {
         self.0.call("revoke").await;
-        let refresh_token = grant.refresh_token.as_ref().expect("nothing else is revoked");
+        let given = grant.refresh_token.as_ref().map_or("", |token| token.expose_secret());
         let mut pools = self.0.pools();
-        let given = refresh_token.expose_secret();
         let whose = given.split('.').nth(1).filter(|_| everywhere);
         pools.refresh_tokens.retain(|subject, token| token != given && whose != Some(subject));
-        drop(pools);
-        self.0.pools().revoked.push((refresh_token.expose_secret().to_owned(), everywhere));
+        pools.revoked.push((given.to_owned(), everywhere));
         Ok(())
     }
 }

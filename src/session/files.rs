@@ -74,6 +74,8 @@ pub struct Contents {
     pub merged_from: Option<String>,
     /// What the session's credentials endpoint takes.
     pub endpoint_token: Option<EndpointToken>,
+    /// Who could have that token, for a service session: the uids that the configuration allowed last.
+    pub allowed_uids: Vec<u32>,
     /// Whether the pool rotates refresh tokens; nothing before the first refresh has shown it.
     pub rotates: Option<bool>,
     /// A refresh that may rotate the refresh token was sent, and its reply has not come.
@@ -118,6 +120,8 @@ struct Plain {
     merged_from: Option<String>,
     #[serde(default)]
     endpoint_token: Option<String>,
+    #[serde(default)]
+    allowed_uids: Vec<u32>,
     #[serde(default)]
     rotates: Option<bool>,
     #[serde(default)]
@@ -240,6 +244,7 @@ impl Inner {
             device: contents.device.as_ref().map(PlainDevice::from),
             merged_from: contents.merged_from.clone(),
             endpoint_token: contents.endpoint_token.as_ref().map(|token| token.secret().expose_secret().to_owned()),
+            allowed_uids: contents.allowed_uids.clone(),
             rotates: contents.rotates,
             reply_open: contents.reply_open,
             refused_for_ms: contents.refused_for_ms,
@@ -320,6 +325,7 @@ fn read_one(path: &Path, key: &SealKey) -> Result<Found, String> {
             device: plain.device.take().map(RememberedDevice::from),
             merged_from: plain.merged_from.take(),
             endpoint_token: plain.endpoint_token.take().map(EndpointToken::kept),
+            allowed_uids: std::mem::take(&mut plain.allowed_uids),
             rotates: plain.rotates,
             reply_open: plain.reply_open,
             refused_for_ms: plain.refused_for_ms,

@@ -288,7 +288,8 @@ impl Shared {
             }
         }
         // A guest who signs in makes room for the user.
-        let held = self.read().by_id.len() - usize::from(guest.is_some());
+        let is_guest = |held: &Handle| guest.as_ref().is_some_and(|guest| guest.serial == held.serial);
+        let held = self.read().by_id.values().filter(|held| !is_guest(held)).count();
         if held >= self.config.max_sessions {
             if ours && tokens.refresh_token.is_some() {
                 let grant = RefreshGrant { refresh_token: tokens.refresh_token, device: tokens.device };

@@ -53,10 +53,17 @@ impl Services {
     pub(super) async fn start(self, shared: &Arc<Shared>) -> Result<(), SessionError> {
         let Self(services, left) = self;
         for (account, identity, found) in services {
-            let (place, contents) = match found {
+            let (place, mut contents) = match found {
                 Some(Found { place, contents }) => (place, contents.unwrap_or_else(|| account.nothing_kept())),
                 None => account.begin(shared).await?,
             };
+            if contents.allowed_uids != account.allowed_uids {
+                account.allow_anew(&mut contents);
+                // What cannot be written is compared again at the next start.
+                if let Err(error) = shared.files.save(place.clone(), contents.clone()).await {
+                    tracing::error!(session = %place.id, %error, "who may use a service session could not be kept");
+                }
+            }
             tracing::info!(session = %place.id, service = %account.name, "service session started");
             let (contents, service) = (Some(contents), Some(account));
             shared.spawn(Start { place, contents, tokens: None, identity, offer: None, service });
@@ -133,6 +140,16 @@ impl ServiceConfig {
         session.place.service == self.name && session.place.identity == self.identity && same_user
     }
 
+    /// Takes the uids that may use the session from now on. Where one of them is there no more, the credentials
+    /// endpoint's token, which it may have, is over.
+    fn allow_anew(&self, contents: &mut Contents) {
+        if contents.allowed_uids.iter().any(|uid| !self.allowed_uids.contains(uid)) {
+            tracing::info!(service = %self.name, "a uid was taken out: programs must take a new credentials endpoint");
+            contents.endpoint_token = None;
+        }
+        contents.allowed_uids.clone_from(&self.allowed_uids);
+    }
+
     /// A new session, kept before its first sign-in: its id is the same in every start.
     async fn begin(&self, shared: &Shared) -> Result<(Place, Contents), SessionError> {
         let place = Place {
@@ -150,7 +167,11 @@ impl ServiceConfig {
     }
 
     fn nothing_kept(&self) -> Contents {
-        Contents { username: self.username().unwrap_or_default().to_owned(), ..Contents::default() }
+        Contents {
+            username: self.username().unwrap_or_default().to_owned(),
+            allowed_uids: self.allowed_uids.clone(),
+            ..Contents::default()
+        }
     }
 
     /// The name that the account signs in with, where the configuration says it.

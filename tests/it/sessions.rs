@@ -374,3 +374,14 @@ async fn a_tiered_pool_gives_nothing_to_flows_where_the_client_names_the_role() 
     assert_eq!(error.kind, CredentialErrorKind::NotAuthorized, "{error}");
     assert!(basic.client_names_role() && direct.client_names_role());
 }
+
+#[tokio::test]
+async fn where_the_pool_refuses_to_sign_out_everywhere_this_sign_in_ends_all_the_same() {
+    let stage = Stage::with_ada().await;
+    let session = stage.sign_in(&ADA, PASSWORD).await.unwrap();
+    // As for an access token without the scope aws.cognito.signin.user.admin.
+    let effect = Effect::Error { status: 400, code: "NotAuthorizedException".to_owned(), message: None };
+    stage.cloud.faults().add(Rule::new("GlobalSignOut", effect)).unwrap();
+    stage.sessions.sign_out(&ADA, Some(&session.id), SignOutUploads::Park, true).await.unwrap();
+    stage.called("cognito-idp:RevokeToken").await;
+}

@@ -2,7 +2,6 @@
 
 use super::super::endpoint_token::EndpointToken;
 use super::super::event::Refusal;
-use super::super::failure::session_error;
 use super::super::files::Contents;
 use super::super::{SessionError, SessionState};
 use super::Actor;
@@ -10,7 +9,7 @@ use super::Actor;
 impl Actor {
     /// The token that there is, or, where there is none or with `renew`, a new one that is durable already.
     pub(super) async fn endpoint_token(&mut self, renew: bool) -> Result<EndpointToken, SessionError> {
-        let refused = |refusal| Err(session_error(refusal, self.last_error.clone()));
+        let refused = |refusal| Err(self.refused(refusal));
         match (self.machine.state(self.shared.clock.boot()), &self.contents.endpoint_token) {
             (SessionState::SigningOut, _) => return refused(Refusal::SignedOut),
             (_, Some(token)) if !renew => return Ok(token.clone()),

@@ -8,7 +8,7 @@ use super::super::event::Refusal;
 use super::super::failure::session_error;
 use super::super::mailbox::Asker;
 use super::super::registry::Served;
-use super::super::{ServedCredentials, ServedTokens, SessionState, SessionView, TokenSet};
+use super::super::{ServedCredentials, ServedTokens, SessionError, SessionState, SessionView, TokenSet};
 use super::Actor;
 use crate::clock::BootInstant;
 use crate::telemetry::metrics;
@@ -73,12 +73,24 @@ impl Actor {
         })
     }
 
+    /// What a caller is told, who can sign a user in again, but not a device account.
+    pub(super) fn refused(&self, refusal: Refusal) -> SessionError {
+        match (&self.service, refusal) {
+            (Some(account), Refusal::NeedsSignIn) => SessionError::NeedsSignIn(format!(
+                "service session {:?} cannot sign itself in ({}): the administrator must put its account right",
+                account.name,
+                self.last_error.as_deref().unwrap_or("its tokens have ended")
+            )),
+            (_, refusal) => session_error(refusal, self.last_error.clone()),
+        }
+    }
+
     pub(super) fn answer(&self, asker: Asker, verdict: Result<(), Refusal>) {
         if let Err(refusal) = verdict {
-            return asker.refuse(session_error(refusal, self.last_error.clone()));
+            return asker.refuse(self.refused(refusal));
         }
         let nothing = Refusal::Unavailable { retry_after: Duration::from_secs(1) };
-        let missing = || session_error(nothing, self.last_error.clone());
+        let missing = || self.refused(nothing);
         match asker {
             Asker::Credentials(reply) | Asker::UploadCredentials(reply) => {
                 let _ = reply.send(self.served().ok_or_else(missing));

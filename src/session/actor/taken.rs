@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::super::event::{Call, Event, Failure, Success};
 use super::super::failure::{credential_failure, token_failure};
 use super::super::upstream::{self, Outcome};
-use super::super::{RefreshGrant, TokenError, TokenSet};
+use super::super::{RefreshGrant, RememberedDevice, TokenError, TokenSet};
 use super::Actor;
 use crate::clock::BootInstant;
 use crate::credential::{Credentials, Login};
@@ -130,10 +130,14 @@ impl Actor {
         if let Some(token) = &set.refresh_token {
             self.contents.refresh_token = Some(token.clone());
         }
+        // A device account that signed itself in again may be a new device to the pool, which refreshes only for that one.
+        let key = |device: &Option<RememberedDevice>| device.as_ref().map(|device| device.key.clone());
+        let device_changed = key(&set.device) != key(&self.contents.device);
+        self.contents.device.clone_from(&set.device);
         self.contents.rotates = Some(rotated);
         self.contents.reply_open = false;
         let groups = std::mem::replace(&mut self.contents.groups, set.claims.groups.clone());
-        if (rotated || groups_changed || noted || is_first)
+        if (rotated || groups_changed || noted || is_first || device_changed)
             && let Err(error) = self.try_save().await
             && rotated
             && self.service.is_none()
@@ -155,8 +159,13 @@ impl Actor {
     async fn take_identity_id(&mut self, id: String) -> Taken {
         match &self.contents.identity_id {
             Some(known) if *known != id => {
-                let text = "the identity pool gives this user another identity id than before: the session is parked, \
-                            sign in again to use the new one";
+                let text = if self.service.is_some() {
+                    "the device account has another identity id than before: its session is parked; give the \
+                     [[service_session]] another name to begin anew under the new one"
+                } else {
+                    "the identity pool gives this user another identity id than before: the session is parked, sign in \
+                     again to use the new one"
+                };
                 Err((Failure::OtherUser, text.to_owned()))
             }
             Some(_) => Ok(Success::IdentityId),

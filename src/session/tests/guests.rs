@@ -4,6 +4,7 @@
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::session::mailbox::Command;
 
 async fn guest(device: &Device, caller: &Caller) -> SessionView {
     device.sessions.sign_in(caller, None, SignInMethod::Guest).await.unwrap().session().unwrap()
@@ -199,4 +200,36 @@ async fn a_guest_behind_a_lost_key_is_nobody() {
     let after = guest(&device, &ADA).await;
     assert_ne!((&after.id, &after.identity_id), (&before.id, &before.identity_id));
     assert_eq!(device.sessions.list(&ADA).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_who_signs_out_meanwhile_does_not_come_back() {
+    let device = Device::new().await;
+    let first = guest(&device, &ADA).await;
+    // Found before the sign-out and told after it, as two threads may.
+    let found = device.sessions.shared().guest_of(ADA.uid, "app").unwrap();
+    device.sessions.sign_out(&ADA, None, SignOutUploads::Drain, false).await.unwrap();
+    let told = found.tell(Command::GuestSignedIn).await;
+    assert!(matches!(told, Err(SessionError::Unavailable { .. })), "another guest comes instead: {told:?}");
+    let refused = device.sessions.credentials(&ADA, Some(&first.id)).await;
+    assert!(matches!(refused, Err(SessionError::NeedsSignIn(_))), "{refused:?}");
+    uploads_end(&device).await;
+    assert_eq!(device.sessions.count(None), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_who_ends_while_the_user_signs_in_stands_in_nobodys_way() {
+    let device = Device::new().await;
+    device.sign_in(&ADA, "ada").await.unwrap();
+    device.cloud.pools().wrong_subject = Some("eve".into());
+    device.sessions.refresh(&ADA, None).await.unwrap_err();
+    let guest = guest(&device, &ADA).await;
+    let identity = device.cloud.identity("app");
+    let tokens = identity.tokens.verify("id.ada.0".into(), None, None).await.unwrap();
+    // The user's parked session is ended first, and the guest ends while that is waited for.
+    let adopted = Arc::clone(device.sessions.shared()).adopt(ADA.uid, identity, tokens, "ada".into(), false);
+    let out = device.sessions.sign_out(&ADA, Some(&guest.id), SignOutUploads::Cancel, false);
+    let (adopted, out) = tokio::join!(adopted, out);
+    out.unwrap();
+    assert_eq!(adopted.unwrap().place.subject, "ada");
 }

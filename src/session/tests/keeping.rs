@@ -148,3 +148,20 @@ async fn a_clock_that_is_years_off_after_a_boot_wipes_nothing_and_keeps_nothing_
         assert!(matches!(device.sessions.get(&ADA, Some(&session.id)), Err(SessionError::NotFound(_))));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn everywhere_is_everywhere_also_without_a_refresh_token() {
+    let device = Device::new().await;
+    let method = SignInMethod::Tokens { id_token: "id.ada.0".into(), access_token: None, refresh_token: None };
+    for everywhere in [false, true] {
+        device.sessions.sign_in(&ADA, None, method.clone()).await.unwrap();
+        device.sessions.sign_out(&ADA, None, SignOutUploads::Park, everywhere).await.unwrap();
+    }
+    let ended = async {
+        while device.cloud.pools().revoked.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("the access token can still end the others");
+    assert_eq!(device.cloud.pools().revoked, [(String::new(), true)]);
+}

@@ -22,6 +22,12 @@ impl Kiosk {
         Self { sessions: begin(&cloud, &clock, dir.path(), "kiosk-7", password).await, dir, clock, cloud }
     }
 
+    /// After a stop, with other uids in the configuration.
+    async fn restart_for(&mut self, uids: &[u32]) {
+        self.sessions.shutdown().await;
+        self.sessions = begin_for(&self.cloud, &self.clock, self.dir.path(), "kiosk-7", "right", uids).await;
+    }
+
     async fn restart(&mut self, username: &str, password: &str) {
         self.sessions.shutdown().await;
         self.sessions = begin(&self.cloud, &self.clock, self.dir.path(), username, password).await;
@@ -42,12 +48,22 @@ impl Kiosk {
 }
 
 async fn begin(cloud: &Arc<FakeCloud>, clock: &Clock, dir: &Path, username: &str, password: &str) -> Sessions {
+    begin_for(cloud, clock, dir, username, password, &[ADA.uid, BOB.uid]).await
+}
+
+async fn begin_for(
+    cloud: &Arc<FakeCloud>,
+    clock: &Clock,
+    dir: &Path,
+    username: &str,
+    password: &str,
+    uids: &[u32],
+) -> Sessions {
     let file = dir.join("password");
     std::fs::write(&file, password).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let login = ServiceLogin::Password { username: username.into(), password: SecretPlace::File(file) };
-    let account =
-        ServiceConfig { name: "kiosk".into(), identity: "app".into(), allowed_uids: vec![ADA.uid, BOB.uid], login };
+    let account = ServiceConfig { name: "kiosk".into(), identity: "app".into(), allowed_uids: uids.to_vec(), login };
     let config = Config { seal_key_file: dir.join("key"), services: vec![account], ..Config::default() };
     let identities = vec![cloud.identity("app")];
     Sessions::start(config, identities, dir, clock.clone(), CancellationToken::new()).await.unwrap()
@@ -102,7 +118,10 @@ async fn a_wrong_password_is_shown_and_tried_slowly_until_it_is_right() {
     let view = kiosk.until(|view| view.last_error.is_some()).await;
     assert_eq!(view.state, SessionState::NeedsSignIn);
     assert!(view.last_error.unwrap().contains("Incorrect username or password"));
-    assert!(matches!(kiosk.sessions.credentials(&ADA, None).await, Err(SessionError::NeedsSignIn(_))));
+    let error = kiosk.sessions.credentials(&ADA, None).await.unwrap_err();
+    let SessionError::NeedsSignIn(why) = &error else { panic!("{error:?}") };
+    assert!(why.contains("service session \"kiosk\"") && why.contains("Incorrect username or password"), "{why}");
+    assert!(!why.contains("the user must sign in again"), "no caller can: {why}");
     for _ in 0..100 * 60 {
         kiosk.clock.advance(Duration::from_secs(60));
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -162,6 +181,12 @@ async fn it_is_never_another_user_than_before() {
     assert!(matches!(&error, SessionError::IdentityChanged(why) if why.contains("another name")), "{error}");
     let upload = kiosk.sessions.credentials_for_upload(ADA.uid, "app", "us-east-1:kiosk-7").await;
     assert!(matches!(upload, Err(SessionError::IdentityChanged(_))));
+
+    let kiosk = Kiosk::new("right").await;
+    kiosk.sessions.credentials(&ADA, None).await.unwrap();
+    kiosk.cloud.pools().identity_ids.insert("kiosk-7".into(), "us-east-1:another".into());
+    let error = kiosk.sessions.refresh(&ADA, None).await.unwrap_err();
+    assert!(matches!(&error, SessionError::IdentityChanged(why) if why.contains("another name")), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,4 +231,41 @@ async fn the_fakes_pass_the_suites() {
         looks_at_tokens: false,
     };
     crate::credential::conformance::run(&subject).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_device_that_the_pool_tracks_goes_with_every_refresh() {
+    let mut kiosk = Kiosk::new("right").await;
+    kiosk.cloud.pools().tracks_devices = true;
+    kiosk.sessions.credentials(&ADA, None).await.unwrap();
+    kiosk.sessions.refresh(&ADA, None).await.unwrap();
+    kiosk.restart("kiosk-7", "right").await;
+    kiosk.sessions.credentials(&ADA, None).await.unwrap();
+    assert_eq!((kiosk.cloud.count("sign_in"), kiosk.cloud.count("refresh")), (1, 2));
+    assert_eq!(kiosk.cloud.pools().devices.len(), 1, "not a new device with every refresh");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_uid_that_is_taken_out_has_no_use_of_the_endpoint_any_more() {
+    let mut kiosk = Kiosk::new("right").await;
+    kiosk.sessions.credentials(&ADA, None).await.unwrap();
+    let (id, token) = kiosk.sessions.endpoint_token(&BOB, None, false).await.unwrap();
+    let token = secrecy::ExposeSecret::expose_secret(&token).as_bytes().to_vec();
+    kiosk.restart_for(&[ADA.uid, BOB.uid, 1_002]).await;
+    kiosk.sessions.credentials_for_token(&id, &token).await.expect("nobody was taken out");
+    for uids in [&[ADA.uid, 1_002][..], &[ADA.uid, BOB.uid, 1_002]] {
+        kiosk.restart_for(uids).await;
+        let refused = kiosk.sessions.credentials_for_token(&id, &token).await;
+        assert!(matches!(refused, Err(EndpointRefusal::NotAdmitted)), "{refused:?}");
+    }
+    let (same, _) = kiosk.sessions.endpoint_token(&ADA, None, false).await.unwrap();
+    assert_eq!(same, id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_uid_that_is_named_twice_has_one_session() {
+    let mut kiosk = Kiosk::new("right").await;
+    kiosk.restart_for(&[ADA.uid, BOB.uid, ADA.uid]).await;
+    kiosk.sessions.credentials(&ADA, None).await.unwrap();
+    assert_eq!(kiosk.sessions.list(&ADA).len(), 1);
 }
