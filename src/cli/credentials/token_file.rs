@@ -22,13 +22,18 @@ pub(super) fn default_path(session: &str) -> Result<PathBuf, CliError> {
 /// Writes the token; answers the absolute path, which a program finds from wherever it runs.
 ///
 /// # Errors
-/// `Exit::Failed`, with what stands in the way; what was there before is whole then.
+/// `Exit::Usage` where the path leads to what is no file, `Exit::Failed` with what else stands in the way; what was there
+/// before is whole then.
 pub(super) fn write(path: &Path, token: &str) -> Result<PathBuf, CliError> {
     let failed = |error: std::io::Error| {
         CliError::failed(format!("cannot write the token to {}: {error}", path.display()))
             .hint("name a file in a directory of your own with --token-file")
     };
     let path = std::path::absolute(path).map_err(failed)?;
+    // Root may replace /dev/null or /dev/stdout, and would break the machine by it.
+    if std::fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
+        return Err(CliError::usage(format!("{} is no file: name one with --token-file", path.display())));
+    }
     let name = path.file_name().ok_or_else(|| failed(std::io::ErrorKind::IsADirectory.into()))?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
@@ -69,6 +74,21 @@ mod tests {
         assert_eq!(std::fs::read(&victim).unwrap(), b"precious", "a link is replaced, not followed");
         write(&path, "another").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"another");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
+    }
+
+    #[test]
+    fn what_is_no_file_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("null");
+        std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+        let folder = dir.path().join("folder");
+        std::fs::create_dir(&folder).unwrap();
+        for path in [&device, &folder] {
+            let error = write(path, "secret").unwrap_err();
+            assert!(error.message().contains("is no file") && !error.message().contains("secret"), "{error:?}");
+        }
+        assert_eq!(std::fs::read_link(&device).unwrap(), Path::new("/dev/null"));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
     }
 
