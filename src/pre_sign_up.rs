@@ -16,6 +16,8 @@
 //!   A CONFIRMED account whose address is not verified may hold somebody's photos: it is neither linked nor touched, and
 //!   the provider's user stays a user of their own.
 //! - An account that an administrator has closed stays closed: its owner does not get around that by a provider.
+//! - Addresses are one where they differ in ASCII capitals only. Whatever else looks the same may be two people's: Unicode
+//!   makes a k of the Kelvin sign, and no mail provider does.
 //! - Apple's private relay addresses say nothing about who somebody is elsewhere: always users of their own.
 
 use std::fmt;
@@ -154,7 +156,7 @@ pub fn address(sign_up: &ExternalSignUp, policy: &Policy) -> Result<String, Sepa
     if !policy.trusted_providers.contains(&sign_up.provider) {
         return Err(Separate::ProviderNotTrusted);
     }
-    let email = sign_up.email.as_deref().ok_or(Separate::NoAddress)?.to_lowercase();
+    let email = sign_up.email.as_deref().ok_or(Separate::NoAddress)?.to_ascii_lowercase();
     if !sign_up.is_verified {
         return Err(Separate::NotVerified);
     }
@@ -188,7 +190,8 @@ pub trait Directory: Send + Sync {
     /// What the pool's refusals are.
     type Error: Send;
 
-    /// Every native user with this address, which is in lower case; the pool may hold it in any (`ListUsers`).
+    /// Every native user with this address, which is in lower case; the pool may hold it in any (`ListUsers`), but only
+    /// ASCII letters have one that counts.
     ///
     /// # Errors
     /// The pool's.

@@ -64,6 +64,15 @@ async fn a_verified_address_is_linked_to_who_has_proven_it_or_to_a_new_native_us
     assert_eq!(done, ["create ann@example.com", "link new Google 1"]);
 }
 
+#[test]
+fn only_ascii_capitals_are_the_same_letter() {
+    let address_of = |email: &str| address(&google(email, true), &Policy::default()).unwrap();
+    assert_eq!(address_of("Ann.Mike+photos@Example.com"), "ann.mike+photos@example.com");
+    for look_alike in ["mi\u{212a}e@example.com", "\u{c9}va@example.com", "mike@exa\u{217f}ple.com"] {
+        assert_eq!(address_of(look_alike), look_alike);
+    }
+}
+
 #[tokio::test]
 async fn an_account_that_waits_for_its_code_is_replaced_and_never_linked() {
     let (outcome, done) = ran(vec![native("thief", NativeStatus::Unconfirmed, false)], &google(ANN, true)).await;

@@ -321,7 +321,7 @@ fn names(user: &User, addresses: AddressUse) -> impl Iterator<Item = String> {
 
 /// Names are compared without case, as Cognito advises for new pools.
 fn fold(name: &str) -> String {
-    name.to_lowercase()
+    name.to_ascii_lowercase()
 }
 
 /// Somebody else signs in with the address.

@@ -15,8 +15,6 @@ use crate::local_cloud::user_pool::srp::Verifier;
 use crate::pre_sign_up::{self, Directory, ExternalSignUp, NativeStatus, NativeUser, Outcome, Policy, PreSignUpError};
 
 const MOST_LINKS: usize = 5;
-/// More accounts with one address than any pool has: beyond this the step sees enough to leave them alone.
-const MOST_NATIVES: usize = 10;
 /// What a pool calls itself among providers.
 const OWN: &str = "Cognito";
 
@@ -167,9 +165,9 @@ impl Directory for PoolDirectory<'_> {
     async fn natives_with(&self, email: &str) -> Result<Vec<NativeUser>, AwsError> {
         let has_it = |user: &User| {
             user.status != UserStatus::ExternalProvider
-                && user.email().is_some_and(|known| known.to_lowercase() == email)
+                && user.email().is_some_and(|known| known.eq_ignore_ascii_case(email))
         };
-        let found = self.pool.directory.page("", MOST_NATIVES, has_it);
+        let found = self.pool.directory.page("", usize::MAX, has_it);
         let native = |user: User| NativeUser {
             is_verified: user.email_is_verified(),
             status: if user.status == UserStatus::Unconfirmed {
@@ -185,7 +183,9 @@ impl Directory for PoolDirectory<'_> {
 
     async fn create(&self, email: &str) -> Result<String, AwsError> {
         let sub = new_uuid();
-        let username = if self.pool.seed.email_as_username { sub.clone() } else { email.to_owned() };
+        // Where the address is the name or an alias, no name has the form of one.
+        let seed = &self.pool.seed;
+        let username = if seed.email_as_username || seed.email_as_alias { sub.clone() } else { email.to_owned() };
         let attributes = [("email", email), ("email_verified", "true")];
         let attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let mut user = User::new(sub, username.clone(), attributes, self.now_ms);
@@ -220,7 +220,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::local_cloud::seed::IdentityProviderSeed;
+    use crate::local_cloud::seed::{IdentityProviderSeed, UserPoolSeed};
     use crate::local_cloud::test_stage::{CLIENT, PASSWORD, Seeds, Stage, refused};
     use crate::local_cloud::user_pool::CodePurpose;
 
@@ -228,7 +228,12 @@ mod tests {
     const NEW_PASSWORD: &str = "Tide-gate-2027";
 
     fn stage(pre_sign_up: PreSignUp) -> Stage {
+        stage_of(pre_sign_up, |_| ())
+    }
+
+    fn stage_of(pre_sign_up: PreSignUp, change: impl FnOnce(&mut UserPoolSeed)) -> Stage {
         let mut seeds = Seeds::default();
+        change(&mut seeds.user_pool);
         let mapping = [("email", "email"), ("email_verified", "email_verified"), ("username", "sub")];
         let provider = |name: &str| IdentityProviderSeed {
             name: name.into(),
@@ -282,6 +287,38 @@ mod tests {
         assert_ne!(thief, owner);
         assert_eq!(refused(stage.sign_in_at(CLIENT, ANN, PASSWORD).await).0, "NotAuthorizedException");
         assert_eq!(refused(stage.admin("AdminGetUser", json!({ "Username": thief })).await).0, "UserNotFoundException");
+    }
+
+    /// "mike" with a Kelvin sign: another mailbox, whose owner may well have an account.
+    #[tokio::test]
+    async fn an_address_that_only_looks_the_same_is_somebody_elses() {
+        let stage = stage(PreSignUp::Link);
+        let look_alike = stage.free_user("mi\u{212a}e@example.com").await;
+        assert_ne!(come(&stage, "Google", "1", "mike@example.com").await.unwrap(), look_alike);
+        let plus = come(&stage, "Google", "2", "mike+photos@example.com").await.unwrap();
+        assert_ne!(plus, come(&stage, "SignInWithApple", "a", "Mike@Example.com").await.unwrap());
+    }
+
+    /// Where addresses are aliases, anybody may take one as long as nobody has proven it.
+    #[tokio::test]
+    async fn however_many_have_the_address_the_one_who_has_proven_it_is_found() {
+        let stage = stage_of(PreSignUp::Link, |pool| (pool.email_as_username, pool.email_as_alias) = (false, true));
+        let sign_up = async |name: String| {
+            let attributes = json!([{ "Name": "email", "Value": ANN }]);
+            let body =
+                json!({ "ClientId": CLIENT, "Username": name, "Password": PASSWORD, "UserAttributes": attributes });
+            stage.call("SignUp", body).await.unwrap()["UserSub"].clone()
+        };
+        for thief in 0..30 {
+            sign_up(format!("thief-{thief}")).await;
+        }
+        let ann = sign_up("ann".into()).await;
+        stage.confirm("ann", &stage.code(ANN, CodePurpose::ConfirmSignUp)).await.unwrap();
+        assert_eq!(come(&stage, "Google", "1", ANN).await.unwrap(), ann);
+        // A new native user gets a name that is no address, which AWS would refuse there.
+        let ben = come(&stage, "Google", "2", "ben@example.com").await.unwrap();
+        let user = stage.admin("AdminGetUser", json!({ "Username": "ben@example.com" })).await.unwrap();
+        assert_eq!(user["Username"], ben);
     }
 
     #[tokio::test]
