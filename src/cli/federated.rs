@@ -2,10 +2,9 @@
 //! the person goes to stderr and what came of it to stdout; with `--json` one line says where to go, one what came of it.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::time::{Duration, SystemTime};
 
 use secrecy::ExposeSecret as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::{Code, Request};
 
 use super::client::{Client, answer, unary};
@@ -17,9 +16,6 @@ use super::{browser, json, qr, sessions};
 use crate::api::v1::{
     BeginFederatedSignInRequest, BeginFederatedSignInResponse, CompleteFederatedSignInRequest, Session,
 };
-
-/// The daemon ends the wait itself; its word arrives a little later.
-const ANSWER_GRACE: Duration = Duration::from_secs(10);
 
 /// How to go to the page.
 #[derive(Debug, Clone, clap::Args)]
@@ -57,13 +53,14 @@ pub async fn run(args: PageArgs, identity: String, client: &Client, output: &Out
     Ok(())
 }
 
-fn shown(begun: &BeginFederatedSignInResponse) -> serde_json::Value {
+fn shown(begun: &BeginFederatedSignInResponse) -> Value {
     json!({
         "authorize_url": begun.authorize_url,
         "state": begun.state,
         "expire_time": time(begun.expire_time.as_ref()),
         "redirect_uri": begun.redirect_uri,
         "daemon_listens": begun.daemon_listens,
+        "sign_out_url": if begun.sign_out_url.is_empty() { Value::Null } else { json!(begun.sign_out_url) },
     })
 }
 
@@ -98,8 +95,7 @@ async fn signed_in(
         if !begun.daemon_listens {
             return std::future::pending().await;
         }
-        complete(begun, CompleteFederatedSignInRequest { state: begun.state.clone(), ..Default::default() }, client)
-            .await
+        complete(landing(&begun.state), client).await
     };
     tokio::pin!(landed);
     loop {
@@ -117,29 +113,30 @@ async fn signed_in(
         };
         let request =
             CompleteFederatedSignInRequest { redirect_url: pasted.expose_secret().to_owned(), ..Default::default() };
-        match complete(begun, request, client).await {
+        match complete(unary(request), client).await {
             Ok(session) => return Ok(session),
             // The pool linked the provider's account just now: the page once more.
             Err((Code::Aborted, error)) if std::io::stdin().is_terminal() => {
-                say(error.message());
+                say(&error.to_text());
                 lead(begun, no_browser, output.is_json()).await;
             }
             // A slip of the hand costs nothing.
-            Err((_, error)) if error.exit() == Exit::Usage && std::io::stdin().is_terminal() => say(error.message()),
+            Err((_, error)) if error.exit() == Exit::Usage && std::io::stdin().is_terminal() => say(&error.to_text()),
             Err((_, error)) => return Err(error),
         }
     }
 }
 
+/// Asks for the browser's return at the daemon. Without a deadline: the daemon ends the wait with the attempt, by a clock
+/// that is right, while this device's may be wrong by years.
+fn landing(state: &str) -> Request<CompleteFederatedSignInRequest> {
+    Request::new(CompleteFederatedSignInRequest { state: state.to_owned(), ..Default::default() })
+}
+
 async fn complete(
-    begun: &BeginFederatedSignInResponse,
-    request: CompleteFederatedSignInRequest,
+    request: Request<CompleteFederatedSignInRequest>,
     client: &Client,
 ) -> Result<Session, (Code, CliError)> {
-    let mut request = Request::new(request);
-    let ends = begun.expire_time.and_then(|time| SystemTime::try_from(time).ok());
-    let left = ends.and_then(|ends| ends.duration_since(SystemTime::now()).ok()).unwrap_or_default();
-    request.set_timeout(left + ANSWER_GRACE);
     let done = client.sessions().complete_federated_sign_in(request).await;
     let code = done.as_ref().err().map_or(Code::Ok, tonic::Status::code);
     let done = answer("sign in", done).map_err(|error| (code, error))?;
@@ -151,4 +148,21 @@ async fn complete(
 /// To the person; with nobody at stderr there is nobody to lead.
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_clock_here_does_not_end_the_wait_for_the_browser() {
+        assert!(landing("s").metadata().get("grpc-timeout").is_none());
+    }
+
+    #[test]
+    fn a_program_is_told_all_that_the_daemon_said() {
+        let begun = BeginFederatedSignInResponse { sign_out_url: "https://x/logout".into(), ..Default::default() };
+        assert_eq!(shown(&begun)["sign_out_url"], "https://x/logout");
+        assert_eq!(shown(&BeginFederatedSignInResponse::default())["sign_out_url"], Value::Null);
+    }
 }

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::text::{session_state, time, upload_state, wait_reason};
+use super::text::{session_kind, session_state, time, upload_state, wait_reason};
 use crate::api::v1;
 
 /// A session.
@@ -13,6 +13,7 @@ pub fn session(session: &v1::Session) -> Value {
         "identity": session.identity,
         "subject": session.subject,
         "username": session.username,
+        "kind": session_kind(session.kind),
         "state": session_state(session.state),
         "identity_id": or_null(&session.identity_id),
         "groups": session.groups,
@@ -117,6 +118,12 @@ mod tests {
         assert_eq!(value["wait_reason"], "SIGN_IN");
         assert_eq!(value["object"], Value::Null);
         assert!(value.get("failure").is_some());
+    }
+
+    #[test]
+    fn a_session_says_who_is_signed_in() {
+        let guest = v1::Session { kind: v1::SessionKind::Guest.into(), ..v1::Session::default() };
+        assert_eq!(session(&guest)["kind"], "GUEST");
     }
 
     #[test]

@@ -35,6 +35,14 @@ pub fn session_state(state: i32) -> String {
     }
 }
 
+/// Who is signed in ("GUEST").
+pub fn session_kind(kind: i32) -> String {
+    match v1::SessionKind::try_from(kind) {
+        Ok(kind) => short(kind.as_str_name(), "SESSION_KIND_"),
+        Err(_) => format!("KIND_{kind}"),
+    }
+}
+
 /// True where nothing more happens to an upload by itself.
 pub fn has_ended(state: i32) -> bool {
     matches!(
