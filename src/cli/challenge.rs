@@ -12,7 +12,7 @@ use super::exit::CliError;
 use super::output::Output;
 use super::secret;
 use super::text::{one_line, time};
-use super::{json, sessions};
+use super::{json, qr, sessions};
 use crate::api::v1::respond_to_challenge_response::Result as Responded;
 use crate::api::v1::sign_in_response::Result as SignedIn;
 use crate::api::v1::{Challenge, RespondToChallengeRequest, Session};
@@ -67,6 +67,9 @@ pub async fn finish(
             return Err(left(&challenge));
         };
         say(&explained(&challenge, username));
+        if let Some(code) = code_to_scan(&challenge, username) {
+            say(&code);
+        }
         progress = loop {
             match respond(client, &challenge.challenge_id, ask(&challenge).await?).await {
                 Ok(progress) => break progress,
@@ -142,6 +145,12 @@ fn explained(challenge: &Challenge, username: &str) -> String {
         }
         other => format!("The directory asks for {}.", one_line(other)),
     }
+}
+
+/// Of a set-up, for the phone that has the app.
+fn code_to_scan(challenge: &Challenge, username: &str) -> Option<String> {
+    let secret = challenge.parameters.get("SECRET_CODE").filter(|_| challenge.name == "MFA_SETUP")?;
+    qr::for_stderr(&otpauth_uri(&one_line(secret), username))
 }
 
 /// What authenticator apps read: <https://github.com/google/google-authenticator/wiki/Key-Uri-Format>.
@@ -228,6 +237,9 @@ mod tests {
         let text = explained(&setup, "zoë@example.com");
         let uri = "otpauth://totp/Tidegate:zo%C3%AB@example.com?secret=JBSWY3DPEHPK3PXP&issuer=Tidegate";
         assert!(text.contains(uri), "{text}");
+        assert_eq!(code_to_scan(&setup, "zoë@example.com"), qr::for_stderr(uri));
+        assert!(code_to_scan(&setup, "ada").is_some_and(|code| code.lines().count() > 20));
+        assert_eq!(code_to_scan(&challenge("SMS_MFA", &[], &[]), "ada"), None);
     }
 
     #[test]
