@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 
 import grpc
 
@@ -23,7 +24,15 @@ USER = "ada@example.com"
 MODULES = [account_pb, credential_pb, gateway_pb, session_pb, upload_pb]
 # A local program of an ordinary uid, for what the kernel keeps from it.
 PLAIN_UID = 54_323
-EXTRA = """
+APP_CALLBACK = "photos://signed-in"
+
+
+def config(cloud):
+    return f"""{cloud.config()}
+[identity.hosted_ui]
+domain_url = "{cloud.url}"
+redirect_uris = ["{APP_CALLBACK}"]
+
 [telemetry]
 log_format = "json"
 log_filter = "trace"
@@ -169,12 +178,16 @@ def put_through_every_call(daemon, cloud, found):
     call(app.sessions, "RespondToChallenge", answer(challenge_id=asked.challenge_id, responses=responses))
     call(app.sessions, "RespondToChallenge", answer(challenge_id=asked.challenge_id, responses=responses))
 
-    # The hosted page: a code and a state that are not ours, and what is in the address.
-    request = session_pb.BeginFederatedSignInRequest(redirect_uri="http://127.0.0.1:1/callback")
-    call(app.sessions, "BeginFederatedSignIn", request)
-    found["authorisation code"], found["state"] = canary("code"), canary("state")
-    url = f"http://127.0.0.1:1/callback?code={found['authorisation code']}&state={found['state']}"
-    call(app.sessions, "CompleteFederatedSignIn", session_pb.CompleteFederatedSignInRequest(redirect_url=url))
+    # The hosted page: a state that is not ours, then ours, whose code goes to the token endpoint and is refused there.
+    begun = call(app.sessions, "BeginFederatedSignIn", session_pb.BeginFederatedSignInRequest())
+    asked_for = urllib.parse.parse_qs(urllib.parse.urlsplit(begun.authorize_url).query)
+    found["state"], found["nonce"] = begun.state, asked_for["nonce"][0]
+    found["authorisation code"], found["foreign state"] = canary("code"), canary("state")
+    for state in (found["foreign state"], begun.state):
+        url = f"{APP_CALLBACK}?code={found['authorisation code']}&state={state}"
+        call(app.sessions, "CompleteFederatedSignIn", session_pb.CompleteFederatedSignInRequest(redirect_url=url))
+    if "FEDERATION_CODE_REFUSED" not in call.errors[-1]:
+        raise Failed(f"the code did not reach the token endpoint: {call.errors[-1]}")
 
     uploads(call, app, daemon, signed_in.name)
     call(app.gateway, "GetStatus", gateway_pb.GetStatusRequest())
@@ -305,8 +318,9 @@ def cannot_be_read(checks, bench, daemon, clouds_config):
 
 
 def run(bench, checks):
-    cloud = LocalCloud(bench)
-    daemon = Daemon(bench, "daemon", cloud.config() + EXTRA)
+    parameters = ["--parameter", "HostedDomainPrefix=rehearsal", "--parameter", f"CallbackUrls={APP_CALLBACK}"]
+    cloud = LocalCloud(bench, arguments=parameters)
+    daemon = Daemon(bench, "daemon", config(cloud))
     found = {}
     call, _ = put_through_every_call(daemon, cloud, found)
     missing = every_method() - call.made
@@ -325,7 +339,7 @@ def run(bench, checks):
     seen = [name for name, secret in found.items() if is_in(secret, text)]
     checks.ok("nor in its log after the stop", not seen, seen)
     # A daemon that lives for the checks of the kernel's part.
-    daemon.start(cloud.config() + EXTRA)
+    daemon.start(config(cloud))
     cannot_be_read(checks, bench, daemon, cloud.config())
 
 
