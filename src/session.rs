@@ -411,6 +411,9 @@ pub enum TokenError {
     /// The user must reset the password first.
     #[error("{0}")]
     PasswordResetRequired(String),
+    /// A rule of the pool (one of its triggers) refuses the sign-in; the text is the pool's.
+    #[error("{0}")]
+    RefusedByPool(String),
     /// The source asks for something that cannot be answered here.
     #[error("{why}")]
     ChallengeRequired {

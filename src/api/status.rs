@@ -204,6 +204,7 @@ pub fn of_token(error: &TokenError) -> Status {
         TokenError::BadCredentials(_) => failure(Reason::BadCredentials),
         TokenError::UserNotConfirmed(_) => failure(Reason::UserNotConfirmed),
         TokenError::PasswordResetRequired(_) => failure(Reason::PasswordResetRequired),
+        TokenError::RefusedByPool(_) => failure(Reason::RefusedByPool),
         TokenError::ChallengeRequired { name, .. } => failure(Reason::ChallengeRequired).with("challenge", name),
         TokenError::PasswordMissing => {
             failure(Reason::MissingField).violation("password.password", "must not be empty for this identity")

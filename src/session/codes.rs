@@ -39,10 +39,10 @@ pub(super) fn token_error(call: PoolCall, refused: Refused) -> TokenError {
         (Some("NotAuthorizedException"), PoolCall::Answer) if text.contains("session") => {
             TokenError::ChallengeOver(text)
         }
-        (
-            Some("NotAuthorizedException" | "UserNotFoundException" | "UserLambdaValidationException"),
-            PoolCall::Answer,
-        ) => TokenError::BadCredentials(text),
+        (Some("UserLambdaValidationException"), PoolCall::SignIn | PoolCall::Answer) => TokenError::RefusedByPool(text),
+        (Some("NotAuthorizedException" | "UserNotFoundException"), PoolCall::Answer) => {
+            TokenError::BadCredentials(text)
+        }
         (Some("CodeMismatchException" | "EnableSoftwareTokenMFAException"), _) => TokenError::CodeMismatch(text),
         (Some("ExpiredCodeException"), _) => TokenError::CodeExpired(text),
         (Some("InvalidPasswordException" | "PasswordHistoryPolicyViolationException"), _) => {
@@ -54,8 +54,9 @@ pub(super) fn token_error(call: PoolCall, refused: Refused) -> TokenError {
         (Some("NotAuthorizedException"), PoolCall::SignIn) if is_about_the_client(&text) => {
             TokenError::Configuration(text)
         }
-        (Some("NotAuthorizedException" | "UserNotFoundException"), PoolCall::SignIn)
-        | (Some("UserLambdaValidationException"), PoolCall::SignIn) => TokenError::BadCredentials(text),
+        (Some("NotAuthorizedException" | "UserNotFoundException"), PoolCall::SignIn) => {
+            TokenError::BadCredentials(text)
+        }
         (Some("RefreshTokenReuseException" | "UserNotFoundException"), _) => TokenError::Terminal(text),
         (Some("NotAuthorizedException" | "UnauthorizedException" | "UserLambdaValidationException"), _) => {
             TokenError::NotAuthorized(text)
@@ -115,6 +116,7 @@ mod tests {
     #[test]
     fn codes_decide_by_call() {
         let bad: Is = |it| matches!(it, TokenError::BadCredentials(_));
+        let by_rule: Is = |it| matches!(it, TokenError::RefusedByPool(_));
         let terminal: Is = |it| matches!(it, TokenError::Terminal(_));
         let refused: Is = |it| matches!(it, TokenError::NotAuthorized(_));
         let throttled: Is = |it| matches!(it, TokenError::Throttled(_));
@@ -143,7 +145,7 @@ mod tests {
             ),
             (sign_in, Some("NotAuthorizedException"), Some(400), "User is disabled.", bad),
             (sign_in, Some("UserNotFoundException"), Some(400), "User does not exist.", bad),
-            (sign_in, Some("UserLambdaValidationException"), Some(400), "PreAuthentication failed", bad),
+            (sign_in, Some("UserLambdaValidationException"), Some(400), "PreAuthentication failed", by_rule),
             (sign_in, Some("UserNotConfirmedException"), Some(400), "User is not confirmed.", unconfirmed),
             (sign_in, Some("PasswordResetRequiredException"), Some(400), "Password reset required", reset),
             (
@@ -213,7 +215,7 @@ mod tests {
             (answer, Some("NotAuthorizedException"), Some(400), "Incorrect username or password.", bad),
             (answer, Some("NotAuthorizedException"), Some(400), "Password attempts exceeded", throttled),
             (answer, Some("NotAuthorizedException"), Some(400), "User temporarily locked. Try again soon.", throttled),
-            (answer, Some("UserLambdaValidationException"), Some(400), "", bad),
+            (answer, Some("UserLambdaValidationException"), Some(400), "", by_rule),
             (answer, Some("TooManyFailedAttemptsException"), Some(400), "", throttled),
             (answer, Some("InternalErrorException"), Some(500), "", transient),
             (revoke, Some("UnsupportedTokenTypeException"), Some(400), "", configuration),

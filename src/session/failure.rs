@@ -12,6 +12,7 @@ pub fn token_failure(error: &TokenError) -> Failure {
         | TokenError::BadCredentials(_)
         | TokenError::UserNotConfirmed(_)
         | TokenError::PasswordResetRequired(_)
+        | TokenError::RefusedByPool(_)
         | TokenError::ChallengeRequired { .. }
         | TokenError::PasswordMissing
         | TokenError::InvalidAnswers(_)

@@ -37,6 +37,7 @@ fn token_errors() -> Vec<(TokenError, Reason)> {
         (TokenError::BadCredentials(text()), Reason::BadCredentials),
         (TokenError::UserNotConfirmed(text()), Reason::UserNotConfirmed),
         (TokenError::PasswordResetRequired(text()), Reason::PasswordResetRequired),
+        (TokenError::RefusedByPool(text()), Reason::RefusedByPool),
         (TokenError::ChallengeRequired { name: "WEB_AUTHN".to_owned(), why: text() }, Reason::ChallengeRequired),
         (TokenError::PasswordMissing, Reason::MissingField),
         (
