@@ -66,7 +66,7 @@ impl CredentialSource for SdkChain {
         metrics().upstream_call(UpstreamOperation::SdkChain, outcome, began.elapsed());
         let given = given?;
         let (received, wall) = (self.clock.boot(), self.clock.wall());
-        // Without an end, or with one beyond reason, the chain is asked again after a while.
+        // Without an end the chain is asked again after a while.
         let lasts = given.expiry().map_or(READ_AGAIN, |end| end.duration_since(wall).unwrap_or(Duration::ZERO));
         Ok(Credentials {
             access_key_id: given.access_key_id().to_owned(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use secrecy::ExposeSecret as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,9 @@ use crate::telemetry::metrics;
 use crate::telemetry::metrics::{CacheResult, SignInOutcome};
 
 pub use endpoint::EndpointRefusal;
+
+/// No refresh token is longer; what is could not be read again after a restart.
+const TOKEN_MAX_BYTES: usize = 16 * 1024;
 
 /// Every session of this device; clones share it.
 #[derive(Debug, Clone)]
@@ -301,6 +305,10 @@ impl Sessions {
                 return self.sign_in_by_password(*caller, identity, username, password, one_of_few).await;
             }
             SignInMethod::Tokens { id_token, access_token, refresh_token } => {
+                if refresh_token.as_ref().is_some_and(|token| token.expose_secret().len() > TOKEN_MAX_BYTES) {
+                    let why = format!("the refresh token has more than {TOKEN_MAX_BYTES} bytes");
+                    return Err(TokenError::TokenInvalid(why).into());
+                }
                 let tokens = identity.tokens.verify(id_token, access_token, refresh_token).await?;
                 let username = tokens.claims.username.clone();
                 (tokens, username, false)
@@ -343,6 +351,7 @@ pub(super) fn count_sign_in(result: &Result<SignInProgress, SessionError>) {
         Ok(SignInProgress::Challenged(_)) => SignInOutcome::Challenged,
         Err(SessionError::Token(
             TokenError::BadCredentials(_)
+            | TokenError::RefusedByPool(_)
             | TokenError::TokenInvalid(_)
             | TokenError::TokenExpired(_)
             | TokenError::TokenWrongAudience(_)

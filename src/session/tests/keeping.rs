@@ -165,3 +165,17 @@ async fn everywhere_is_everywhere_also_without_a_refresh_token() {
     tokio::time::timeout(Duration::from_secs(60), ended).await.expect("the access token can still end the others");
     assert_eq!(device.cloud.pools().revoked, [(String::new(), true)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_read_again_after_a_restart_is_not_taken() {
+    let device = Device::new().await;
+    let method = |bytes: usize| SignInMethod::Tokens {
+        id_token: "id.ada.0".into(),
+        access_token: None,
+        refresh_token: Some("x".repeat(bytes).into()),
+    };
+    let error = device.sessions.sign_in(&ADA, None, method(300_000)).await.unwrap_err();
+    assert!(matches!(&error, SessionError::Token(TokenError::TokenInvalid(why)) if why.contains("16384")), "{error}");
+    assert_eq!(device.sessions.count(None), 0);
+    device.sessions.sign_in(&ADA, None, method(16_384)).await.unwrap();
+}
