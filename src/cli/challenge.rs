@@ -137,10 +137,12 @@ fn explained(challenge: &Challenge, username: &str) -> String {
         "NEW_PASSWORD_REQUIRED" => "The password must be replaced.".to_owned(),
         "MFA_SETUP" => {
             let secret = parameter("SECRET_CODE");
+            let uri = otpauth_uri(&secret, username);
+            // An address too long for a code can still be typed in.
+            let code = qr::for_stderr(&uri).unwrap_or_default();
             format!(
-                "A second factor must be set up. Give this to your authenticator app; it is shown once:\n  {}\nor type \
-                 in the secret {secret}",
-                otpauth_uri(&secret, username)
+                "A second factor must be set up. Give this to your authenticator app; it is shown once:\n{code}  {uri}\n\
+                 or type in the secret {secret}"
             )
         }
         other => format!("The directory asks for {}.", one_line(other)),
