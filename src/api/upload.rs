@@ -239,8 +239,14 @@ impl Broken {
 /// Passes the chunks on, up to `finish` and the stream's end.
 async fn take_bytes(messages: &mut Messages, ingest: &mut Ingest) -> Result<v1::UploadFinish, Broken> {
     let mut finish = None;
+    let (id, cancellation) = (ingest.view().id, ingest.cancellation());
     loop {
-        match messages.next().await? {
+        let message = tokio::select! {
+            biased;
+            () = cancellation.cancelled() => return Err(Broken::Upload(UploadError::WrongState(id, "CANCELLED"))),
+            message = messages.next() => message?,
+        };
+        match message {
             Some(Message::Chunk(bytes)) => ingest.write(bytes).await.map_err(Broken::Upload)?,
             Some(Message::Finish(last)) => finish = Some(last),
             Some(Message::Begin(_) | Message::Resume(_)) => unreachable!("the order of messages refuses a second one"),

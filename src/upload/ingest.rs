@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -22,13 +23,16 @@ use crate::telemetry::metrics::metrics;
 /// Bytes that may wait for the writer before the caller waits too.
 const WAITING_BYTES: u64 = 1 << 20;
 
+/// How long a `resume` or a cancellation waits for a stream to let go of the upload.
+pub(super) const HANDOVER: Duration = Duration::from_secs(5);
+
 /// One stream has an upload at a time.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     /// Its stream has gone; what it left behind is being synced.
     pub(super) parked: AtomicBool,
     /// Its upload was cancelled: the bytes go with the stream.
-    pub(super) cancelled: AtomicBool,
+    pub(super) cancelled: CancellationToken,
     /// It is free again.
     pub(super) free: CancellationToken,
 }
@@ -130,6 +134,16 @@ impl Ingest {
         }
     }
 
+    /// Told when somebody cancels the upload: a stream that waits for its client lets go of the bytes then.
+    pub fn cancellation(&self) -> CancellationToken {
+        match &self.0 {
+            Kind::Arriving(arriving) => {
+                arriving.stream.0.as_ref().map(|stream| stream.slot.cancelled.clone()).unwrap_or_default()
+            }
+            Kind::Complete { .. } => CancellationToken::new(),
+        }
+    }
+
     /// The same as dropping it, but returns only when what has come is synced: the upload's `received_bytes` is right
     /// then. Being broken off changes nothing.
     pub async fn leave(self) {
@@ -200,7 +214,7 @@ fn mismatch(algorithm: &'static str, actual: &[u8], expected: &[u8]) -> UploadEr
 
 impl Stream {
     fn check(&self) -> Result<(), UploadError> {
-        if self.slot.cancelled.load(Ordering::Acquire) {
+        if self.slot.cancelled.is_cancelled() {
             return Err(UploadError::WrongState(self.id, "CANCELLED"));
         }
         if self.core.stopping.is_cancelled() {
@@ -380,7 +394,7 @@ impl Stream {
     /// The stream has gone: syncs what it brought, so that the next one goes on from there.
     async fn park(mut self) {
         let mut collected = self.collect().await;
-        if collected.is_ok() && !self.failed && !self.slot.cancelled.load(Ordering::Acquire) {
+        if collected.is_ok() && !self.failed && !self.slot.cancelled.is_cancelled() {
             collected = match self.write_waiting() {
                 Ok(()) => self.collect().await,
                 Err(why) => Err(why),
@@ -394,7 +408,7 @@ impl Stream {
             let written = writer.written().bytes;
             self.core.spool.release(self.uid, self.taken.saturating_sub(written));
             let unsynced = writer.written() != writer.synced();
-            if unsynced && !self.slot.cancelled.load(Ordering::Acquire) {
+            if unsynced && !self.slot.cancelled.is_cancelled() {
                 // Where this fails, the bytes are sent again.
                 let _ = self.with_writer(Spool::sync).await;
             }
@@ -402,7 +416,7 @@ impl Stream {
         self.writer = Spooling::Lost;
         let (core, id, uid) = (Arc::clone(&self.core), self.id, self.uid);
         core.receiving().remove(&id);
-        if self.slot.cancelled.load(Ordering::Acquire) {
+        if self.slot.cancelled.is_cancelled() {
             let spool = Arc::clone(&core.spool);
             let _ = tokio::task::spawn_blocking(move || spool.remove(id, uid)).await;
         }

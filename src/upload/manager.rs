@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use super::core::{Core, count_phase};
-use super::ingest::Slot;
+use super::ingest::{HANDOVER, Slot};
 use super::journal::{Journal, Row, Source};
 use super::recovery::{blocking, nothing, recover, stop};
 use super::spool::{Mark, Spool};
@@ -57,9 +57,6 @@ pub enum StartError {
     #[error("{0}")]
     Config(String),
 }
-
-/// How long a `resume` waits for the stream before it to let go of the upload.
-const HANDOVER: Duration = Duration::from_secs(5);
 
 /// Every upload of this device; clones share it.
 #[derive(Debug, Clone)]
@@ -469,7 +466,7 @@ impl Uploads {
     fn or_give_back(&self, id: Ulid, slot: &Slot, taken: Result<Ingest, UploadError>) -> Result<Ingest, UploadError> {
         if !matches!(&taken, Ok(ingest) if ingest.view().state == UploadState::Receiving) {
             self.0.receiving().remove(&id);
-            if let (true, Ok(ingest)) = (slot.cancelled.load(Ordering::Acquire), &taken) {
+            if let (true, Ok(ingest)) = (slot.cancelled.is_cancelled(), &taken) {
                 // Cancelled meanwhile, and left to this stream to clean up.
                 let (spool, uid) = (Arc::clone(&self.0.spool), ingest.view().owner_uid);
                 self.0.tasks.spawn_blocking(move || spool.remove(id, uid));

@@ -1,11 +1,11 @@
 //! What brings spool, queue and journal back to one story: at a start, and when an upload is stopped.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use ulid::Ulid;
 
 use super::core::Core;
+use super::ingest::HANDOVER;
 use super::journal::Row;
 use super::spool::Mark;
 use super::state::{Event, Phase, name};
@@ -67,11 +67,12 @@ pub(super) async fn stop(core: &Core, id: Ulid, why: Option<&'static str>) -> Re
     });
     match cancelled.await {
         Ok(Some(Ok(row))) => {
-            let streaming =
-                core.receiving().get(&id).inspect(|slot| slot.cancelled.store(true, Ordering::Release)).is_some();
-            if streaming {
-                // The stream removes the bytes when it lets go of them.
+            let streaming = core.receiving().get(&id).cloned();
+            if let Some(slot) = streaming {
+                slot.cancelled.cancel();
                 core.publish(&row).await;
+                // The stream removes the bytes when it lets go of them, which it does at once.
+                let _ = tokio::time::timeout(HANDOVER, slot.free.cancelled()).await;
             } else {
                 engine::finish(core, &row).await;
             }

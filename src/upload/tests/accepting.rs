@@ -180,10 +180,16 @@ async fn a_cancelled_stream_stops_and_its_bytes_go() {
     let id = Ulid::generate();
     let mut ingest = daemon.begin(&ALICE, id, spec("cat.jpg")).await.unwrap();
     ingest.write(Bytes::from(photo(100_000))).await.unwrap();
-    assert_eq!(daemon.cancel(&ALICE, id).await.unwrap().state, UploadState::Cancelled);
-    let stopped = ingest.write(Bytes::from_static(b"more")).await.unwrap_err();
-    assert!(matches!(stopped, UploadError::WrongState(_, "CANCELLED")), "{stopped}");
-    drop(ingest);
+    let told = ingest.cancellation();
+    let client = async {
+        told.cancelled().await;
+        let stopped = ingest.write(Bytes::from_static(b"more")).await.unwrap_err();
+        assert!(matches!(stopped, UploadError::WrongState(_, "CANCELLED")), "{stopped}");
+        drop(ingest);
+    };
+    let (cancelled, ()) = tokio::join!(daemon.cancel(&ALICE, id), client);
+    assert_eq!(cancelled.unwrap().state, UploadState::Cancelled);
+    assert_eq!(device.spool_files(), 0, "the bytes are gone when the cancellation returns");
     assert_eq!(daemon.cancel(&ALICE, id).await.unwrap().state, UploadState::Cancelled, "again is no error");
     daemon.stop().await;
     assert_eq!((device.objects().len(), device.spool_files()), (0, 0));
