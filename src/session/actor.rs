@@ -93,7 +93,7 @@ pub struct Actor {
 
 impl Actor {
     /// Builds the task and the handle to it; [`Actor::run`] is to be spawned.
-    pub fn new(shared: &Arc<Shared>, start: Start) -> (Self, Arc<Handle>) {
+    pub fn new(shared: &Arc<Shared>, start: Start) -> (Box<Self>, Arc<Handle>) {
         let now = shared.clock.boot();
         let readable = start.contents.is_some();
         let contents = start.contents.unwrap_or_default();
@@ -151,7 +151,7 @@ impl Actor {
         let handle = Handle::new(start.place, uids, sender, watcher, vending, contents.identity_id.clone());
         handle.endpoint.replace(contents.endpoint_token.as_ref());
         let handle = Arc::new(handle);
-        let mut actor = Self {
+        let mut actor = Box::new(Self {
             shared: Arc::clone(shared),
             handle: Arc::clone(&handle),
             identity: start.identity,
@@ -174,7 +174,7 @@ impl Actor {
             ended: false,
             everywhere: false,
             moved: false,
-        };
+        });
         if let Some(tokens) = &actor.tokens {
             let event = Event::SignedIn {
                 id_token_deadline: actor.boot_deadline(tokens.claims.expire_time),
@@ -190,28 +190,29 @@ impl Actor {
         (actor, handle)
     }
 
-    /// Runs until the session ends or the daemon stops.
-    pub async fn run(mut self) {
+    /// Runs until the session ends or the daemon stops. A thousand sessions wait in here: what they do now and then is
+    /// boxed, so that waiting takes no more room than the session itself.
+    pub async fn run(mut self: Box<Self>) {
         let stop = self.shared.stop.clone();
         loop {
             let now = self.shared.clock.boot();
             let sleep = self.machine.next_wake().map_or(SLEEP_MAX, |wake| wake.saturating_since(now).min(SLEEP_MAX));
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return self.stop().await,
+                () = stop.cancelled() => return Box::pin(self.stop()).await,
                 outcome = upstream::done(&mut self.pending) => {
                     self.pending = None;
-                    self.finished(outcome).await;
+                    Box::pin(self.finished(outcome)).await;
                 }
                 command = self.commands.recv() => match command {
-                    Some(command) => self.told_all(command).await,
+                    Some(command) => Box::pin(self.told_all(command)).await,
                     None => return,
                 },
-                () = tokio::time::sleep(sleep) => self.happen(Event::Wake).await,
+                () = tokio::time::sleep(sleep) => Box::pin(self.happen(Event::Wake)).await,
             }
-            self.settle().await;
+            Box::pin(self.settle()).await;
             if self.ended {
-                return self.end().await;
+                return Box::pin(self.end()).await;
             }
         }
     }
@@ -436,7 +437,7 @@ impl Actor {
         }
     }
 
-    async fn end(mut self) {
+    async fn end(mut self: Box<Self>) {
         self.shared.forget(&self.handle);
         self.commands.close();
         let outcome = self.shared.files.remove(&self.handle.place.id).await;
@@ -452,7 +453,7 @@ impl Actor {
         }
     }
 
-    async fn stop(mut self) {
+    async fn stop(mut self: Box<Self>) {
         if self.machine.in_flight() == Some(Call::Tokens)
             && let Some(pending) = self.pending.take()
             && let Ok(Outcome::Tokens(result)) = tokio::time::timeout(STOP_WAIT, pending).await
