@@ -46,7 +46,7 @@ pub trait Federation: Send + Sync + std::fmt::Debug + 'static {
     /// The tokens for a code, not verified yet.
     ///
     /// # Errors
-    /// [`ExchangeError`].
+    /// What went wrong, and whether the code may have been used.
     async fn exchange(
         &self,
         code: &SecretString,

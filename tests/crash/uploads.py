@@ -41,6 +41,9 @@ class Kills:
     def crash(self, bench, daemon):
         bench.stop(daemon.process, signal.SIGKILL)
 
+    def recover(self):
+        pass
+
     def close(self):
         pass
 
@@ -51,7 +54,7 @@ class PowerCuts:
     noun = "power cuts"
 
     def __init__(self):
-        self.folder = self.image = None
+        self.folder = self.image = self.after = None
         self.number = 0
 
     def prepare(self, bench, folder):
@@ -72,9 +75,13 @@ class PowerCuts:
         copy = bench.dir / f"disk-{self.number}.img"
         subprocess.run(["cp", "--sparse=always", str(self.image), str(copy)], check=True)
         bench.stop(daemon.process, signal.SIGKILL)
+        self.after = copy
+
+    def recover(self):
+        """Once nobody writes to the old disk any more."""
         subprocess.run(["umount", str(self.folder)], check=True)
         self.image.unlink()
-        self.image = copy
+        self.image = self.after
         self.mount()
 
     def close(self):
@@ -104,6 +111,7 @@ def run(bench, checks, disaster, times, seed):
         stop.set()
         for thread in threads:
             thread.join()
+        disaster.recover()
         workload.restore_files()
         parts.read()
         began = time.monotonic()
