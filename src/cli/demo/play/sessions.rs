@@ -97,7 +97,7 @@ pub(super) async fn guest(play: &mut Play<'_>) -> Told {
     play.session = ada;
     stored?;
     play.guest = guest;
-    Ok(format!("no account, the guest role; identity {}", play.guest.identity_id))
+    Ok(format!("no account; identity {}", play.guest.identity_id))
 }
 
 /// The guest signs up and in: the identity id, and so the prefix, becomes the user's.
@@ -129,7 +129,7 @@ pub(super) async fn restart(play: &mut Play<'_>) -> Told {
 pub(super) async fn credential_process(play: &mut Play<'_>) -> Told {
     let app = App::start(play.stage, &Way::CredentialProcess { session: &play.session.name })?;
     let key = photo_of_app(play, app, "by-credential-process").await?;
-    Ok(format!("`tidegate credentials` in a profile; the SDK put {key}"))
+    Ok(format!("by a line of its profile; it put {key}"))
 }
 
 /// Any SDK, by two variables of its environment.
@@ -140,7 +140,7 @@ pub(super) async fn container_endpoint(play: &mut Play<'_>) -> Told {
     let way = Way::ContainerEndpoint { url: &made.url, token: &made.authorization_token };
     let app = App::start(play.stage, &way)?;
     let key = photo_of_app(play, app, "by-container-endpoint").await?;
-    Ok(format!("two variables of the environment; the SDK put {key}"))
+    Ok(format!("by two variables; it put {key}"))
 }
 
 /// The other thing that the sign-in is good for: the team's API behind API Gateway.
@@ -167,7 +167,7 @@ pub(super) async fn rest_api(play: &mut Play<'_>) -> Told {
             return Err(CliError::failed(format!("the authoriser let {what} through")));
         }
     }
-    Ok(format!("the authoriser takes ID and access token ({PAID_TIER}); tampered and foreign ones: 401"))
+    Ok("the authoriser takes both tokens; tampered and foreign ones get 401".to_owned())
 }
 
 /// The same token, said to be somebody else's.
