@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! gateway SOCKET sign-in USER PASSWORD   signs in, so that the other commands have a session
-//! gateway SOCKET credentials             GetAwsCredentials from the cache: one caller, then 64
+//! gateway SOCKET credentials [SESSION]   GetAwsCredentials from the cache: one caller, then 64
 //! gateway SOCKET create FOLDER FILE...   CreateUpload of every file, waits until all are in S3
 //! gateway SOCKET stream FOLDER FILE...   Upload of every file, waits until all are in S3
 //! ```
@@ -46,7 +46,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         [socket, "sign-in", username, password] => sign_in(connect(socket).await?, username, password).await,
-        [socket, "credentials"] => credentials(socket).await,
+        [socket, "credentials"] => credentials(socket, "").await,
+        [socket, "credentials", session] => credentials(socket, session).await,
         [socket, "create", folder, files @ ..] => hand_over(connect(socket).await?, true, folder, files).await,
         [socket, "stream", folder, files @ ..] => hand_over(connect(socket).await?, false, folder, files).await,
         _ => {
@@ -76,14 +77,15 @@ async fn sign_in(channel: Channel, username: &str, password: &str) -> Result<(),
     Ok(())
 }
 
-async fn credentials(socket: &str) -> Result<(), Box<dyn Error>> {
+async fn credentials(socket: &str, session: &str) -> Result<(), Box<dyn Error>> {
+    let request = GetAwsCredentialsRequest { session: session.to_owned() };
     let mut client = CredentialServiceClient::new(connect(socket).await?);
     // The first call fetches them and is not what is measured.
-    client.get_aws_credentials(GetAwsCredentialsRequest::default()).await?;
+    client.get_aws_credentials(request.clone()).await?;
     let mut times = Vec::with_capacity(SINGLE_CALLS);
     for _ in 0..SINGLE_CALLS {
         let start = Instant::now();
-        client.get_aws_credentials(GetAwsCredentialsRequest::default()).await?;
+        client.get_aws_credentials(request.clone()).await?;
         times.push(start.elapsed());
     }
     times.sort_unstable();
@@ -92,11 +94,11 @@ async fn credentials(socket: &str) -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
-        let mut client = client.clone();
+        let (mut client, request) = (client.clone(), request.clone());
         callers.spawn(async move {
             let mut calls = 0_u64;
             while start.elapsed() < CALLERS_FOR {
-                client.get_aws_credentials(GetAwsCredentialsRequest::default()).await?;
+                client.get_aws_credentials(request.clone()).await?;
                 calls += 1;
             }
             Ok::<_, tonic::Status>(calls)
