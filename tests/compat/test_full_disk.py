@@ -5,7 +5,7 @@ and work goes on as soon as there is room.
 import os
 import subprocess
 
-from harness import Failed, main, wait_until
+from harness import Failed, main
 from local_cloud import LocalCloud
 from tidegate_app import App, Daemon, gateway_pb, new_ulid, upload_pb
 
@@ -73,6 +73,13 @@ def all_stored(cloud, app, kept):
     return True
 
 
+def work_goes_on(checks, cloud, app):
+    later = os.urandom(PHOTO_BYTES)
+    said, upload_id = hand_over(app, later)
+    checks.equal("with room again a photo is taken", said, "OK")
+    checks.equal("and stored", all_stored(cloud, app, {upload_id: later}), True)
+
+
 def pause(app):
     app.call(app.gateway.Pause, gateway_pb.PauseRequest())
 
@@ -96,10 +103,7 @@ def floor(bench, checks, cloud):
         checks.ok("the floor is kept, but for one photo", free > FLOOR_BYTES - PHOTO_BYTES - MIB, free)
         resume(app)
         checks.equal("all of them are stored, byte for byte", all_stored(cloud, app, kept), True)
-        later = os.urandom(PHOTO_BYTES)
-        said, upload_id = hand_over(app, later)
-        checks.equal("with room again a photo is taken", said, "OK")
-        checks.equal("and stored", all_stored(cloud, app, {upload_id: later}), True)
+        work_goes_on(checks, cloud, app)
     finally:
         app.close()
         daemon.stop()
@@ -129,20 +133,12 @@ def full(bench, checks, cloud):
         typed = {"RESOURCE_EXHAUSTED DISK_FLOOR_REACHED", "INTERNAL STORAGE_FAILED"}
         checks.ok("not a byte left: refused with a typed error", said in typed, said)
         filler.unlink()
-
-        def answers():
-            """Where the journal could not be written the daemon has stopped, as it must, and systemd starts it again."""
-            if daemon.process.poll() is not None:
-                daemon.start(UPLOAD.format(floor=0) + cloud.config())
-            return True
-
-        wait_until("the daemon", answers)
+        # Where the journal could not be written the daemon has stopped, as it must, and systemd starts it again.
+        if daemon.process.poll() is not None:
+            daemon.start(UPLOAD.format(floor=0) + cloud.config())
         resume(app)
         checks.equal("what was acknowledged is stored, byte for byte", all_stored(cloud, app, kept), True)
-        later = os.urandom(PHOTO_BYTES)
-        said, upload_id = hand_over(app, later)
-        checks.equal("with room again a photo is taken", said, "OK")
-        checks.equal("and stored", all_stored(cloud, app, {upload_id: later}), True)
+        work_goes_on(checks, cloud, app)
         daemon.stop()
         daemon.start(UPLOAD.format(floor=0) + cloud.config())
         left = [path.name for path in (daemon.dir / "state" / "spool").rglob("*") if path.is_file()]
