@@ -57,6 +57,8 @@ class Photo:
         self.key = f"free/{self.id.lower()}.jpg"
         self.acknowledged = False
         self.cancelled = False
+        # The program that made it is handing it over for the first time: no other has it to repeat.
+        self.in_hand = True
         # The app stopped trying: whether it was accepted is open.
         self.given_up = False
 
@@ -112,6 +114,8 @@ class Workload:
                 # Signed out in the middle, or no session: the app tries later.
                 if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAUTHENTICATED):
                     raise
+            finally:
+                photo.in_hand = False
         elif kind == "repeat":
             photo = self._pick(rng)
             if photo and not photo.cancelled and not photo.given_up:
@@ -147,7 +151,8 @@ class Workload:
 
     def _pick(self, rng):
         with self.lock:
-            return rng.choice(self.photos) if self.photos else None
+            known = [photo for photo in self.photos if not photo.in_hand]
+            return rng.choice(known) if known else None
 
     def _wrong(self, text):
         with self.lock:
@@ -232,10 +237,15 @@ def state(upload):
     return upload_pb.UploadState.Name(upload.state)
 
 
+def sessions_of(app, user):
+    """The names of the user's sessions now."""
+    listed = app.sessions.ListSessions(session_pb.ListSessionsRequest(), timeout=60).sessions
+    return [session.name for session in listed if session.username == user]
+
+
 def session_of(app, user):
     """The user's session now; a name that is nobody's while there is none."""
-    listed = app.sessions.ListSessions(session_pb.ListSessionsRequest(), timeout=60).sessions
-    return next((session.name for session in listed if session.username == user), f"sessions/{new_ulid()}")
+    return next(iter(sessions_of(app, user)), f"sessions/{new_ulid()}")
 
 
 def sign_in(app, user):
@@ -299,7 +309,7 @@ def settle(daemon, workload):
     """The apps come back: who was interrupted goes on or gives up, everybody is signed in, and the queue runs dry."""
     app = App(daemon.socket)
     for user in USERS:
-        wait_until(f"{user} signed in", lambda user=user: sign_in(app, user) or session_exists(app, user))
+        wait_until(f"{user} signed in", lambda user=user: sign_in(app, user) or sessions_of(app, user))
     for index, photo in enumerate(workload.photos):
         if photo.acknowledged or photo.cancelled:
             continue
@@ -315,11 +325,6 @@ def settle(daemon, workload):
     # Cancelled before it was over: what became of it is the daemon's to say.
     wait_until("the queue to run dry", lambda: not every_upload(app, RUNNING_STATES), SETTLE_TIMEOUT_S)
     app.close()
-
-
-def session_exists(app, user):
-    listed = app.sessions.ListSessions(session_pb.ListSessionsRequest(), timeout=60).sessions
-    return any(session.username == user for session in listed)
 
 
 def judge(checks, cloud, daemon, workload, parts, lost, crashes, config):
