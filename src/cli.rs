@@ -13,6 +13,8 @@ mod credentials;
 #[cfg(feature = "local-cloud")]
 mod demo;
 pub mod exit;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod federated;
 mod forgot_password;
 mod json;
@@ -80,6 +82,11 @@ enum Command {
     #[cfg(feature = "local-cloud")]
     #[command(hide = true)]
     DemoApp(demo::sdk_app::Args),
+
+    /// Name the points at which a test may have the daemon crash.
+    #[cfg(feature = "failpoints")]
+    #[command(hide = true)]
+    Failpoints,
 
     /// Create an account.
     SignUp(sign_up::Args),
@@ -194,6 +201,11 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Demo(args) => demo::run(args, &output).await,
         #[cfg(feature = "local-cloud")]
         Command::DemoApp(args) => Box::pin(demo::sdk_app::run(args, &output)).await,
+        #[cfg(feature = "failpoints")]
+        Command::Failpoints => {
+            failpoints::run();
+            Ok(())
+        }
         Command::Upload(args) => upload::run(args, &socket, &output).await,
         command => {
             let call = Box::pin(call(command, &socket, &output));

@@ -73,6 +73,13 @@ pub enum DaemonError {
     /// Something that must run forever has ended.
     #[error("{0} ended by itself: {1}")]
     Ended(&'static str, String),
+    /// The disk failed under a running daemon.
+    #[error(
+        "the state directory failed: {0}: stopped, because what the disk holds is not known any more; everything that was \
+         acknowledged is taken up by the next start; check the disk (the kernel's log, room, read-only mounts), then start \
+         the daemon again"
+    )]
+    StateFailed(String),
     /// A signal handler could not be installed, or the like.
     #[error("{0}")]
     System(#[from] std::io::Error),
@@ -169,12 +176,17 @@ impl Daemon {
         &self.reloader
     }
 
-    /// Ends only when the API or the credentials endpoint has ended by itself, which neither must.
+    /// Ends only when the state directory has failed, or the API or the credentials endpoint has ended by itself, which
+    /// neither must. May be dropped and called again.
     pub async fn ended(&mut self) -> DaemonError {
-        match self.servers.join_next().await {
-            Some(Err(panic)) => DaemonError::Ended("a server", panic.to_string()),
-            Some(Ok(name)) => DaemonError::Ended(name, "nobody stopped it".to_owned()),
-            None => DaemonError::Ended("the API", "it ended before".to_owned()),
+        let uploads = self.uploads.clone();
+        tokio::select! {
+            why = uploads.failed() => DaemonError::StateFailed(why),
+            ended = self.servers.join_next() => match ended {
+                Some(Err(panic)) => DaemonError::Ended("a server", panic.to_string()),
+                Some(Ok(name)) => DaemonError::Ended(name, "nobody stopped it".to_owned()),
+                None => DaemonError::Ended("the API", "it ended before".to_owned()),
+            },
         }
     }
 

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod credential;
 pub mod daemon;
+pub mod failpoint;
 #[cfg(feature = "local-cloud")]
 pub mod local_cloud;
 pub mod loopback;

@@ -21,6 +21,7 @@ pub use devices::DevicePlace;
 use super::endpoint_token::EndpointToken;
 use super::seal::SealKey;
 use super::{RememberedDevice, SessionError, SessionKind};
+use crate::failpoint::{Step, around};
 
 /// No session's file is longer; what is, is not ours.
 const FILE_MAX_BYTES: u64 = 256 * 1024;
@@ -217,11 +218,11 @@ impl Files {
         let inner = Arc::clone(&self.0);
         let path = inner.path(id);
         blocking(move || {
-            match std::fs::remove_file(&path) {
+            match around(Step::SessionRemove, || std::fs::remove_file(&path)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(unusable(&path, &error)),
                 _ => {}
             }
-            File::open(&inner.dir).and_then(|dir| dir.sync_all()).map_err(|error| unusable(&path, &error))
+            inner.sync().map_err(|error| unusable(&path, &error))
         })
         .await
     }
@@ -261,9 +262,14 @@ impl Inner {
         let (path, temporary) = (self.dir.join(format!("{name}.{suffix}")), self.dir.join(format!("{name}.new")));
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(text)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        File::open(&self.dir)?.sync_all()
+        around(Step::SessionSync, || file.sync_all())?;
+        around(Step::SessionRename, || std::fs::rename(&temporary, &path))?;
+        self.sync()
+    }
+
+    /// Makes sure of the names in the directory.
+    fn sync(&self) -> std::io::Result<()> {
+        around(Step::SessionDirectorySync, || File::open(&self.dir)?.sync_all())
     }
 }
 

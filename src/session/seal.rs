@@ -10,6 +10,8 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{hkdf, hmac};
 use zeroize::Zeroizing;
 
+use crate::failpoint::{Step, around};
+
 /// The credential's name in `$CREDENTIALS_DIRECTORY`.
 const CREDENTIAL_NAME: &str = "tidegate-seal-key";
 /// Bytes of a key file; a systemd credential may be longer (a text form, for example), never shorter.
@@ -107,9 +109,9 @@ impl SealKey {
             let _ = std::fs::remove_file(&temporary);
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(&bytes[..])?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, key_file)?;
-            File::open(parent)?.sync_all()
+            around(Step::SealKeySync, || file.sync_all())?;
+            around(Step::SealKeyRename, || std::fs::rename(&temporary, key_file))?;
+            around(Step::SealKeyDirectorySync, || File::open(parent)?.sync_all())
         };
         write().map_err(|error| unusable(key_file, &error))?;
         tracing::info!(file = %key_file.display(), "made a new seal key");

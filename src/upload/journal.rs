@@ -19,6 +19,7 @@ pub use self::lists::{Unfinished, Usage};
 pub use self::rows::{Row, Source, StoredSpec};
 use super::StartError;
 use super::state_dir::StateDir;
+use crate::failpoint::{DiskError, Step, around};
 use crate::telemetry::metrics::metrics;
 
 /// A journal call failed; the text is for a person.
@@ -168,7 +169,13 @@ fn commit(connection: &mut Connection, batch: Vec<Write>, answers: &mut Vec<Answ
     for write in batch {
         answers.push(write(&transaction));
     }
-    transaction.commit()
+    around(Step::JournalCommit, || transaction.commit())
+}
+
+impl DiskError for rusqlite::Error {
+    fn input_output() -> Self {
+        Self::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC), None)
+    }
 }
 
 /// A full disk undoes the transaction and says so; after anything else nobody knows what the disk holds.

@@ -112,11 +112,21 @@ impl Uploads {
     pub async fn drain(&self, timeout: Duration) {
         self.0.stopping.cancel();
         self.0.tasks.close();
+        if !self.0.state_dir.is_trusted() {
+            // What a part in flight would still bring about cannot be written down any more.
+            self.0.cancel.cancel();
+        }
         if tokio::time::timeout(timeout, self.0.tasks.wait()).await.is_err() {
             self.0.cancel.cancel();
             self.0.tasks.wait().await;
         }
         self.0.state_dir.close();
+    }
+
+    /// Returns only where the disk has failed: what failed. Nothing more is accepted then, and only a start that reads what
+    /// the disk really holds can go on.
+    pub async fn failed(&self) -> String {
+        self.0.state_dir.failed().await.to_owned()
     }
 
     /// Lets another daemon have the state directory. After [`Uploads::drain`], when no caller is left.

@@ -14,12 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{UploadError, UploadFailure, failure};
 use crate::caller::Caller;
+use crate::failpoint::{Step, around};
 
-/// What a file was when it was accepted. Every write changes the times; a replacement changes the inode.
+/// What a file was when it was accepted. Every write changes the times; a replacement changes the inode. The number of
+/// its file system is no part of it: after a reboot, or where a card was taken out and put back, the same file system may
+/// have another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// The file system.
-    pub dev: u64,
     /// The inode.
     pub ino: u64,
     /// The size.
@@ -34,7 +35,6 @@ impl Fingerprint {
     fn of(metadata: &fs::Metadata) -> Self {
         let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
         Self {
-            dev: metadata.dev(),
             ino: metadata.ino(),
             size_bytes: metadata.len(),
             mtime_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
@@ -67,8 +67,9 @@ pub fn accept(roots: &[PathBuf], path: &Path, caller: &Caller) -> Result<Accepte
     let (root, relative) = place(roots, path)?;
     let opened = open(&root, &relative, Some(caller.uid)).map_err(|why| why.for_caller(&shown, caller.uid, roots))?;
     let failed = |what: &str, why: std::io::Error| UploadError::Storage(format!("{shown}: {what} failed: {why}"));
-    opened.file.sync_all().map_err(|why| failed("syncing the file", why))?;
-    opened.sync_parent().map_err(|why| failed("syncing its directory", why))?;
+    around(Step::SourceSync, || opened.file.sync_all()).map_err(|why| failed("syncing the file", why))?;
+    let named = around(Step::SourceDirectorySync, || opened.sync_parent());
+    named.map_err(|why| failed("syncing its directory", why))?;
     let mut metadata = opened.file.metadata().map_err(|why| failed("reading its attributes", why))?;
     let changed = SystemTime::UNIX_EPOCH
         + Duration::from_secs(metadata.ctime().max(0).cast_unsigned())
@@ -116,7 +117,7 @@ pub fn unchanged(file: &File, accepted: &Fingerprint) -> Result<(), UploadFailur
     if now == *accepted {
         return Ok(());
     }
-    let what = if (now.dev, now.ino) != (accepted.dev, accepted.ino) {
+    let what = if now.ino != accepted.ino {
         "replaced by another file"
     } else if now.size_bytes != accepted.size_bytes {
         "made shorter or longer"

@@ -16,6 +16,7 @@ use ulid::Ulid;
 
 use super::state_dir::StateDir;
 use super::{Config, UploadError};
+use crate::failpoint::{Step, around};
 use crate::upload::journal::Usage;
 
 /// The spool directory and what is in it.
@@ -89,13 +90,14 @@ impl Spool {
             let id = entry.file_name().to_str().and_then(|name| name.parse::<Ulid>().ok());
             let Some(usage) = id.and_then(|id| wanted.remove(&id)) else {
                 orphans += 1;
-                fs::remove_file(entry.path())?;
+                around(Step::SweepRemove, || fs::remove_file(entry.path()))?;
                 continue;
             };
             let length = entry.metadata()?.len();
             if length > usage.received_bytes {
                 // Written, but never synced: after a power cut it may hold anything.
-                OpenOptions::new().write(true).open(entry.path())?.set_len(usage.received_bytes)?;
+                let file = OpenOptions::new().write(true).open(entry.path())?;
+                around(Step::SpoolCut, || file.set_len(usage.received_bytes))?;
             }
             self.add(usage.owner_uid, length.min(usage.received_bytes));
             if length < usage.received_bytes {
@@ -189,7 +191,8 @@ impl Spool {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(self.path(id));
         let file = file.map_err(|why| self.failed("creating a spool file", &why))?;
         let old = file.metadata().map_or(0, |metadata| metadata.len());
-        file.set_len(0).map_err(|why| self.failed("emptying a spool file", &why))?;
+        let cut = around(Step::SpoolCut, || file.set_len(0));
+        cut.map_err(|why| self.failed("emptying a spool file", &why))?;
         self.release(uid, old);
         let digest = new_digest();
         let synced = Mark { bytes: 0, crc64nvme: digest.finalize() };
@@ -210,7 +213,8 @@ impl Spool {
         if length < synced.bytes {
             return Ok(None);
         }
-        file.set_len(synced.bytes).map_err(|why| self.failed("cutting a spool file", &why))?;
+        let cut = around(Step::SpoolCut, || file.set_len(synced.bytes));
+        cut.map_err(|why| self.failed("cutting a spool file", &why))?;
         let mut digest = new_digest();
         read_all(&file, |piece| digest.update(piece)).map_err(|why| self.failed("reading a spool file", &why))?;
         if digest.finalize() != synced.crc64nvme {
@@ -246,9 +250,9 @@ impl Spool {
     pub fn sync(&self, writer: &mut Writer) -> Result<Mark, UploadError> {
         self.state_dir.check()?;
         let synced = (|| {
-            writer.file.sync_data()?;
+            around(Step::SpoolSync, || writer.file.sync_data())?;
             if !writer.names_file {
-                File::open(self.state_dir.spool())?.sync_all()?;
+                around(Step::SpoolDirectorySync, || File::open(self.state_dir.spool())?.sync_all())?;
             }
             Ok(())
         })();
@@ -268,7 +272,8 @@ impl Spool {
     /// # Errors
     /// `Storage`.
     pub fn empty(&self, writer: &mut Writer, uid: u32) -> Result<Mark, UploadError> {
-        writer.file.set_len(0).map_err(|why| self.failed("emptying a spool file", &why))?;
+        let cut = around(Step::SpoolCut, || writer.file.set_len(0));
+        cut.map_err(|why| self.failed("emptying a spool file", &why))?;
         self.release(uid, writer.written);
         writer.written = 0;
         writer.digest = new_digest();
@@ -279,7 +284,7 @@ impl Spool {
     pub fn remove(&self, id: Ulid, uid: u32) {
         let path = self.path(id);
         let length = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        match fs::remove_file(&path) {
+        match around(Step::SpoolRemove, || fs::remove_file(&path)) {
             Ok(()) => self.release(uid, length),
             Err(why) if why.kind() == io::ErrorKind::NotFound => {}
             // The next start's sweep tries again.

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fs::{FlockOperation, flock};
+use tokio_util::sync::CancellationToken;
 
 use super::{StartError, UploadError};
+use crate::failpoint::{Step, around};
 
 /// The state directory, locked as long as this lives.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct StateDir {
     lock: File,
     unclean: bool,
     broken: OnceLock<String>,
+    /// Cancelled once `broken` is set.
+    failed: CancellationToken,
 }
 
 impl StateDir {
@@ -57,8 +61,26 @@ impl StateDir {
         lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(|why| fail(&path, why))?;
         let running = root.join("running");
         let unclean = running.exists();
-        File::create(&running).map_err(|why| fail(&running, why))?;
-        Ok(Self { root: root.to_owned(), spool, lock, unclean, broken: OnceLock::new() })
+        // On the disk before anything else: a power cut must not hide that this daemon ran. The directory's sync also makes
+        // sure of the spool's name in it.
+        let marked = around(Step::MarkerSync, || {
+            File::create(&running)?.sync_all()?;
+            File::open(root)?.sync_all()
+        });
+        marked.map_err(|why| fail(&running, why))?;
+        // Its own name, where it is new. A parent that cannot be synced (a read-only file system, no permission to read it)
+        // is one in which this daemon cannot have made anything either.
+        if let Some(parent) = root.parent().and_then(|parent| File::open(parent).ok()) {
+            let _ = parent.sync_all();
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            spool,
+            lock,
+            unclean,
+            broken: OnceLock::new(),
+            failed: CancellationToken::new(),
+        })
     }
 
     /// True where the last daemon did not stop in an orderly way.
@@ -93,12 +115,19 @@ impl StateDir {
     pub fn distrust(&self, why: &str) {
         if self.broken.set(why.to_owned()).is_ok() {
             tracing::error!(why, "the state directory failed: nothing more is accepted until a restart");
+            self.failed.cancel();
         }
     }
 
     /// False after a failed sync.
     pub fn is_trusted(&self) -> bool {
         self.broken.get().is_none()
+    }
+
+    /// Returns only after a failed write or sync: what failed.
+    pub async fn failed(&self) -> &str {
+        self.failed.cancelled().await;
+        self.broken.get().map_or("", String::as_str)
     }
 
     /// Refuses where the directory is not trusted.

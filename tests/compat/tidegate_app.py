@@ -28,7 +28,7 @@ def new_ulid():
 class Daemon:
     """`tidegate serve` in a folder of its own; can be stopped and started again on the same state."""
 
-    def __init__(self, bench, name, clouds_config, extra="", session=""):
+    def __init__(self, bench, name, clouds_config, extra="", session="", start=True):
         self.bench = bench
         self.name = name
         self.dir = bench.dir / name
@@ -42,9 +42,11 @@ class Daemon:
         self.process = None
         self.extra = extra
         self.session = session
-        self.start(clouds_config)
+        if start:
+            self.start(clouds_config)
 
-    def start(self, clouds_config):
+    def spawn(self, clouds_config, env=None):
+        """Starts it, and does not wait until it answers."""
         self.config_file.write_text(
             f"""
 [daemon]
@@ -62,7 +64,11 @@ seal_key_file = "{self.dir}/key/seal.key"
 file_roots = ["{self.photos}"]
 {clouds_config}"""
         )
-        self.process = self.bench.start(self.name, [self.bench.tidegate, "serve", "--config", str(self.config_file)])
+        argv = [self.bench.tidegate, "serve", "--config", str(self.config_file)]
+        self.process = self.bench.start(self.name, argv, env)
+
+    def start(self, clouds_config, env=None):
+        self.spawn(clouds_config, env)
 
         def ready():
             if self.process.poll() is not None:

@@ -1,165 +1,223 @@
 """A real daemon that crashes again and again under a random workload, and is started again on what is left.
 
-Either it is killed with SIGKILL, or the power goes: its state lies on an ext4 image, the daemon is stopped with SIGSTOP,
-the image is copied while it is mounted, and the copy is what the next start finds. Of a copy, only what was synced can be
-relied upon.
+Either it is killed with SIGKILL: at random moments, and at every failpoint (`tidegate failpoints`), before and after each
+step that changes what the disk holds. Or the power goes: its state lies on an ext4 image, the daemon is stopped with
+SIGSTOP, the image is copied while it is mounted, and the copy is what the next start finds. Of a copy, only what was
+synced can be relied upon: the file system writes nothing back by itself for as long as a round takes.
+
+The crashes are split into rounds, each with a daemon and a cloud of its own, and several rounds go on at a time.
 """
 
 import argparse
+import collections
+import json
 import os
 import pathlib
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
-import traceback
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "compat"))
-
-from harness import Bench, Checks  # noqa: E402
-from local_cloud import LocalCloud  # noqa: E402
-from tidegate_app import App, Daemon  # noqa: E402
-from workload import EXTRA, PASSWORD, UPLOAD, USERS, PartCount, Workload  # noqa: E402
-from workload import check_acknowledged, judge, settle, sign_in  # noqa: E402
-
-# From right after the start to well into the transfers.
-CRASH_AFTER_S = (0.02, 1.5)
-IMAGE_BYTES = 3 << 30
+ROUND_CRASHES = 50
+ROUND_TIMEOUT_S = 900
+# A point that the workload did not reach is tried again this often, each time from its first occurrence.
+TRIES = 4
+# These are reached once in the life of a state directory: with the first start.
+FIRST_START = ("journal-migration", "seal-key")
+# These are reached while a daemon starts.
+STARTING = ("marker-sync", "sweep-remove")
+# How often the workload reaches a step within a second or so: the n-th time is drawn up to it.
+OFTEN = {"journal-commit": 40, "spool-sync": 8, "spool-directory-sync": 5, "spool-remove": 5}
 
 
-class Kills:
-    """SIGKILL: what the kernel has is kept."""
-
-    noun = "kills"
-
-    def prepare(self, bench, folder):
-        pass
-
-    def crash(self, bench, daemon):
-        bench.stop(daemon.process, signal.SIGKILL)
-
-    def recover(self):
-        pass
-
-    def close(self):
-        pass
+def step_of(point):
+    return point.rsplit(".", 1)[0]
 
 
-class PowerCuts:
-    """What was on the disk at that moment: an ext4 image that is copied while the stopped daemon has it mounted."""
+def points_of(tidegate):
+    said = subprocess.run([tidegate, "failpoints"], capture_output=True, text=True)
+    if said.returncode:
+        sys.exit(f"{tidegate} has no failpoints: build it with `cargo build --features failpoints`")
+    return said.stdout.split()
 
-    noun = "power cuts"
 
-    def __init__(self):
-        self.folder = self.image = self.after = None
-        self.number = 0
+def plan_kills(rng, points, times):
+    """Every point once, then moments and points by chance: [point, n] or [None, seconds]."""
+    crashes = [[point, first_of(rng, point)] for point in points]
+    again = [point for point in points if not point.startswith(FIRST_START)]
+    while len(crashes) < times:
+        if rng.random() < 0.5:
+            crashes.append(moment(rng))
+        else:
+            point = rng.choice(again)
+            crashes.append([point, first_of(rng, point)])
+    return crashes
 
-    def prepare(self, bench, folder):
+
+def first_of(rng, point):
+    return rng.randint(1, OFTEN.get(step_of(point), 1))
+
+
+def moment(rng):
+    """From right after the start to well into the transfers."""
+    return [None, rng.uniform(0.02, 1.0)]
+
+
+def rounds_of(rng, crashes, lanes):
+    count = max(-(-len(crashes) // ROUND_CRASHES), min(lanes, len(crashes)))
+    rounds = [crashes[number::count] for number in range(count)]
+    for crashes_of_round in rounds:
+        rng.shuffle(crashes_of_round)
+        # What only a fresh state directory reaches comes first.
+        crashes_of_round.sort(key=lambda crash: not (crash[0] or "").startswith(FIRST_START))
+    return rounds
+
+
+class Lanes:
+    """Rounds in processes of their own, a few at a time."""
+
+    def __init__(self, options, folder):
+        self.options = options
         self.folder = folder
-        folder.mkdir()
-        self.image = bench.dir / "disk-0.img"
-        with open(self.image, "wb") as image:
-            image.truncate(IMAGE_BYTES)
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1", str(self.image)], check=True)
-        self.mount()
+        self.running = {}
 
-    def mount(self):
-        subprocess.run(["mount", "-o", "loop", str(self.image), str(self.folder)], check=True)
+    def start(self, number, crashes, seed):
+        plan = self.folder / f"{number}.plan"
+        plan.write_text(json.dumps({"crashes": crashes, "seed": seed, "number": number}))
+        argv = [sys.executable, "-B", str(pathlib.Path(__file__).with_name("round.py")), "--plan", str(plan)]
+        argv += ["--tidegate", self.options.tidegate]
+        argv += ["--power-cuts"] if self.options.power_cuts else []
+        argv += ["--without", self.options.without] if self.options.without else []
+        with_us = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        with open(self.folder / f"{number}.log", "wb") as log:
+            child = subprocess.Popen([*with_us, *argv], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        self.running[number] = (child, time.monotonic())
 
-    def crash(self, bench, daemon):
-        daemon.process.send_signal(signal.SIGSTOP)
-        self.number += 1
-        copy = bench.dir / f"disk-{self.number}.img"
-        subprocess.run(["cp", "--sparse=always", str(self.image), str(copy)], check=True)
-        bench.stop(daemon.process, signal.SIGKILL)
-        self.after = copy
-
-    def recover(self):
-        """Once nobody writes to the old disk any more."""
-        subprocess.run(["umount", str(self.folder)], check=True)
-        self.image.unlink()
-        self.image = self.after
-        self.mount()
+    def ended(self):
+        """(number, its result or None, its output) of rounds that have ended."""
+        for number, (child, began) in list(self.running.items()):
+            if child.poll() is None and time.monotonic() - began < ROUND_TIMEOUT_S:
+                continue
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            del self.running[number]
+            said = (self.folder / f"{number}.log").read_text(errors="replace")
+            result = self.folder / f"{number}.plan.result"
+            yield number, json.loads(result.read_text()) if result.exists() else None, said
 
     def close(self):
-        if self.folder and os.path.ismount(self.folder):
-            subprocess.run(["umount", "--lazy", str(self.folder)], check=False)
+        for child, _ in self.running.values():
+            child.kill()
+            child.wait()
 
 
-def run(bench, checks, disaster, times, seed):
+def campaign(options, crashes, seed, folder):
+    """The sum of all rounds' figures, and how often each point was reached."""
     rng = random.Random(seed)
-    cloud = LocalCloud(bench)
-    for user in USERS:
-        cloud.make_user(user, PASSWORD, "free-tier")
-    config = UPLOAD + cloud.config()
-    disaster.prepare(bench, bench.dir / "daemon")
-    daemon = Daemon(bench, "daemon", config, EXTRA)
-    app = App(daemon.socket)
-    for user in USERS:
-        sign_in(app, user)
-    app.close()
-    workload = Workload(daemon.socket, daemon.photos, rng.random())
-    parts, lost, startup_s = PartCount(cloud), [], []
-    for number in range(1, times + 1):
-        stop = threading.Event()
-        threads = workload.run(stop)
-        time.sleep(rng.uniform(*CRASH_AFTER_S))
-        disaster.crash(bench, daemon)
-        stop.set()
-        for thread in threads:
-            thread.join()
-        disaster.recover()
-        workload.restore_files()
-        parts.read()
-        began = time.monotonic()
-        daemon.start(config)
-        startup_s.append(time.monotonic() - began)
-        app = App(daemon.socket)
-        check_acknowledged(app, workload, lost)
-        app.close()
-        if number % 10 == 0:
-            acknowledged = sum(photo.acknowledged for photo in workload.photos)
-            print(f"  {number} {disaster.noun}: {len(workload.photos)} photos, {acknowledged} acknowledged", flush=True)
-    settle(daemon, workload)
-    parts.read()
-    judge(checks, cloud, daemon, workload, parts, lost, times, config)
-    startup_s.sort()
-    print(f"  restarts took {startup_s[len(startup_s) // 2]:.2f} s in the middle, {startup_s[-1]:.2f} s at most")
-    print(f"  the workload: {dict(workload.calls)}")
+    waiting = collections.deque(enumerate(rounds_of(rng, crashes, options.lanes)))
+    rounds, lanes = len(waiting), Lanes(options, folder)
+    figures, reached, problems = collections.Counter(), collections.Counter(), []
+    startups, done, began = [], 0, time.monotonic()
+    try:
+        while waiting or lanes.running:
+            while waiting and len(lanes.running) < options.lanes:
+                number, crashes_of_round = waiting.popleft()
+                lanes.start(number, crashes_of_round, rng.randrange(1 << 32))
+            time.sleep(0.1)
+            for number, result, said in lanes.ended():
+                done += 1
+                if result is None:
+                    problems.append(f"round {number} did not reach its end:\n{said[-6000:]}")
+                    continue
+                figures.update(result["figures"])
+                reached.update(result["reached"])
+                startups += result["startups"]
+                problems += [f"round {number}: {problem}" for problem in result["problems"]]
+                if result["problems"]:
+                    print(said[-8000:], flush=True)
+                crashed = sum(figures[name] for name in ("kills", "power cuts"))
+                print(f"  {done}/{rounds} rounds, {crashed} crashes, {time.monotonic() - began:.0f} s", flush=True)
+    finally:
+        lanes.close()
+    return figures, reached, problems, sorted(startups)
+
+
+def report(options, title, crashes, points, figures, reached, problems, startups):
+    passed = failed = 0
+
+    def check(what, holds, detail=""):
+        nonlocal passed, failed
+        passed, failed = passed + bool(holds), failed + (not holds)
+        print(f"  ok       {what}" if holds else f"  FAILED   {what}: {detail}")
+
+    crashed = figures["kills"] + figures["power cuts"]
+    check(f"{crashed} {'power cuts' if options.power_cuts else 'kills'}", crashed >= len(crashes), crashed)
+    check("every round reached its end, and no call was answered in an unexpected way", not problems, problems[:5])
+    what = f"of {figures['acknowledged']} acknowledged uploads ({figures['photos']} photos)"
+    check(f"{figures['lost']} {what} are lost", figures["lost"] == 0)
+    check(f"{figures['failed']} of them neither SUCCEEDED nor were cancelled", figures["failed"] == 0)
+    check(f"{figures['corrupt']} objects are damaged", figures["corrupt"] == 0)
+    check(f"{figures['duplicate']} objects are there twice, or were put twice", figures["duplicate"] == 0)
+    check(f"{figures['strangers']} objects are nobody's", figures["strangers"] == 0)
+    check(f"{figures['leaked files']} spool files and {figures['leaked rows']} rows are left",
+          figures["leaked files"] + figures["leaked rows"] == 0)  # fmt: skip
+    check(f"{figures['resent']} parts were sent again, {figures['in flight']} could be in flight at the crashes",
+          figures["resent"] <= figures["in flight"])  # fmt: skip
+    check(f"{figures['open']} multipart uploads are left to the lifecycle rule, {figures['begun']} could just have begun",
+          figures["open"] <= figures["begun"])  # fmt: skip
+    if points:
+        never = [point for point in points if not reached[point]]
+        check(f"every one of {len(points)} failpoints was reached and killed it", not never, f"never: {never}")
+        print("  killed at: " + ", ".join(f"{point} {reached[point]}" for point in points))
+    if startups:
+        print(f"  restarts took {startups[len(startups) // 2]:.2f} s in the middle, {startups[-1]:.2f} s at most")
+    calls = {name.removeprefix("call "): count for name, count in figures.items() if name.startswith("call ")}
+    print(f"  the workload: {calls}; {figures['swept']} spool files were swept by starts")
+    print(f"compat: {title}: {passed} passed, {failed} failed, 0 skipped")
+    return failed
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tidegate", required=True, help="the program under test")
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--kills", type=int, help="crash this often by SIGKILL")
+    how.add_argument("--kills", type=int, help="crash this often by SIGKILL, at least once at every failpoint")
     how.add_argument("--power-cuts", type=int, help="crash this often by a power cut; needs root for mounts")
+    parser.add_argument("--without", metavar="STEP", help="leave this step out: the run must notice what that loses")
+    parser.add_argument("--point", action="append", help="kill at this failpoint only; may be repeated")
+    parser.add_argument("--lanes", type=int, default=(os.cpu_count() or 1) + 1, help="rounds at a time")
     parser.add_argument("--seed", type=int, default=None, help="repeats a workload, as far as the kernel lets it")
     options = parser.parse_args()
-    times = options.kills or options.power_cuts
-    disaster = Kills() if options.kills else PowerCuts()
-    title = f"uploads under {times} {disaster.noun}"
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
-    print(f"{title}, seed {seed}", flush=True)
-    bench, checks = Bench(options.tidegate), Checks()
-    if options.power_cuts and (os.geteuid() != 0 or not shutil.which("mkfs.ext4")):
-        checks.skip(title, "mounting an ext4 image needs root and mkfs.ext4")
+    rng = random.Random(seed)
+    points = []
+    if options.kills:
+        points = options.point or points_of(options.tidegate)
+        crashes = plan_kills(rng, points, options.kills)
     else:
-        try:
-            run(bench, checks, disaster, times, seed)
-        except Exception:  # noqa: BLE001 - whatever it was, the count must come
-            checks.ok("the run reached its end", False, traceback.format_exc())
-    if checks.failed:
-        print(f"---- the end of the daemon's log\n{bench.log('daemon')[-6000:]}")
-    for _, process in bench.processes:
-        bench.stop(process)
-    disaster.close()
-    bench.close()
-    print(f"compat: {title}: {checks.passed} passed, {checks.failed} failed, {checks.skipped} skipped")
-    sys.exit(checks.failed != 0)
+        crashes = [moment(rng) for _ in range(options.power_cuts)]
+    title = f"uploads under {len(crashes)} {'kills' if options.kills else 'power cuts'}"
+    print(f"{title}, seed {seed}", flush=True)
+    if options.power_cuts and (os.geteuid() != 0 or not shutil.which("mkfs.ext4")):
+        print(f"  skipped  {title}: mounting an ext4 image needs root and mkfs.ext4")
+        print(f"compat: {title}: 0 passed, 0 failed, 1 skipped")
+        return
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-crash-"))
+    try:
+        figures, reached, problems, startups = campaign(options, crashes, seed, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if options.without:
+        found = figures["lost"] + figures["failed"] + figures["corrupt"] + len(problems)
+        verdict = "noticed" if found else "NOT noticed"
+        print(f"  that {options.without} was left out was {verdict}: {figures['lost']} lost, {figures['failed']} failed, "
+              f"{figures['corrupt']} damaged, {len(problems)} other problems")  # fmt: skip
+        print(f"compat: {title} without {options.without}: {int(found > 0)} passed, {int(found == 0)} failed, 0 skipped")
+        sys.exit(found == 0)
+    sys.exit(report(options, title, crashes, points, figures, reached, problems, startups) != 0)
 
 
 if __name__ == "__main__":

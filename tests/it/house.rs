@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Rooms that everything may use.
-const LEAVES: [&str; 4] = ["clock", "caller", "telemetry", "loopback"];
+const LEAVES: [&str; 5] = ["clock", "caller", "telemetry", "loopback", "failpoint"];
 
 /// Which room may import which others, besides the leaves.
 fn allowed_imports() -> BTreeMap<&'static str, Vec<&'static str>> {
@@ -29,6 +29,7 @@ fn allowed_imports() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("clock", vec![]),
         ("caller", vec![]),
         ("loopback", vec![]),
+        ("failpoint", vec![]),
         ("lib", vec![]),
     ])
 }

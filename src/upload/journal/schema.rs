@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::failpoint::{Step, around};
+
 /// How long a connection waits for the other one (a checkpoint).
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 
@@ -76,11 +78,11 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), String> {
         ));
     }
     for (index, step) in STEPS.iter().enumerate().skip(version) {
-        let taken = (|| {
+        let taken: rusqlite::Result<()> = (|| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction.execute_batch(step)?;
             transaction.pragma_update(None, "user_version", u32::try_from(index + 1).unwrap_or(u32::MAX))?;
-            transaction.commit()
+            around(Step::JournalMigration, || transaction.commit())
         })();
         taken.map_err(|why| format!("step {} of the migration failed: {why}", index + 1))?;
     }
