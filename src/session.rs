@@ -209,6 +209,18 @@ pub enum SignOutUploads {
     Cancel,
 }
 
+impl SignOutUploads {
+    /// What that means for a session of this kind: nobody comes back as a guest who has signed out, so what would wait
+    /// for one is sent.
+    #[must_use]
+    pub fn of_a(self, kind: SessionKind) -> Self {
+        match (self, kind) {
+            (Self::Park, SessionKind::Guest) => Self::Drain,
+            (what, _) => what,
+        }
+    }
+}
+
 /// One identity of the configuration, built by `daemon`.
 #[derive(Debug, Clone)]
 pub struct Identity {

@@ -171,7 +171,7 @@ impl SessionService for SessionApi {
         let what = convert::sign_out_uploads(request.uploads)?;
         // The one that is meant now: its uploads are told even where only its file could not be removed.
         let meant = self.sessions.get(&caller, id.as_ref()).map_err(|error| of_session(&error, FIELD))?;
-        let session = meant.id;
+        let (session, what) = (meant.id, what.of_a(meant.kind));
         let ended = self.sessions.sign_out(&caller, Some(&session), what, request.everywhere).await;
         match ended {
             Ok(_) | Err(SessionError::Storage(_)) => {}

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use self::shown::label;
 use super::event::{Call, Effect, Event, Known, Reply};
 use super::files::{Contents, Place};
-use super::guests::Offer;
+use super::guests::{self, Offer};
 use super::mailbox::{Answer, Asker, Command, SignIn};
 use super::registry::{Handle, Shared, stopping};
 use super::state::Machine;
@@ -120,6 +120,9 @@ impl Actor {
         if kind == SessionKind::Service {
             // There is nothing to give up: the account can sign itself in at any time.
             limits.refused_wipe_after = Duration::MAX;
+        }
+        if kind == SessionKind::Guest {
+            limits.drain_max = guests::DRAIN_MAX;
         }
         let machine = Machine::new(limits, seed(), now, known);
         let (sender, commands) = mpsc::channel(256);

@@ -14,6 +14,10 @@ use super::{Identity, SessionError, SessionKind, TokenError};
 use crate::clock::unix_ms;
 use crate::credential::{CredentialError, CredentialErrorKind};
 
+/// For how long a guest that has signed out sends what it left. Nobody can come back as that guest, so nothing of it is
+/// ever parked: it goes on until its uploads have ended, and those have a lifetime of their own.
+pub const DRAIN_MAX: Duration = Duration::from_secs(366 * 86_400);
+
 /// What a guest leaves to the user who signs in: an identity id that may become the user's.
 #[derive(Debug, Clone)]
 pub struct Offer {

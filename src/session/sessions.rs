@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::actor::Start;
 use super::files::Files;
+use super::guests;
 use super::mailbox::{Asker, Command};
 use super::registry::{Handle, Shared, SigningIn, stopping};
 use super::service::Services;
@@ -62,6 +63,7 @@ impl Sessions {
         let (files, found) =
             Files::open(state_dir.join("sessions"), credentials_dir, config.seal_key_file.clone()).await?;
         let shared = Shared::new(config, identities, clock, files, stop, found.len());
+        let guest_drain_ms = u64::try_from(guests::DRAIN_MAX.as_millis()).unwrap_or(u64::MAX);
         let (services, found) = Services::sort(&shared, found)?;
         for session in found {
             let id = session.place.id.clone();
@@ -76,7 +78,7 @@ impl Sessions {
             if session.place.kind == SessionKind::Guest && !identity.guests {
                 tracing::warn!(session = %id, "guests are not allowed any more: this one's uploads are sent, then it ends");
                 if let Some(contents) = &mut contents {
-                    contents.draining_for_ms.get_or_insert(shared.config.drain_max_ms);
+                    contents.draining_for_ms.get_or_insert(guest_drain_ms);
                 }
             }
             let place = session.place;
@@ -236,9 +238,29 @@ impl Sessions {
         }
         // Before the task hears of it: nobody gets credentials from here on.
         handle.vending.store(false, Ordering::SeqCst);
-        let drain = uploads == SignOutUploads::Drain;
+        let drain = uploads.of_a(handle.place.kind) == SignOutUploads::Drain;
         handle.tell(|done| Command::SignOut { drain, everywhere, done }).await?;
         Ok(SessionId(handle.place.id.clone()))
+    }
+
+    /// True while the session is there and nobody has begun to sign it out: an upload whose row is on the disk at such a
+    /// moment is one that the sign-out finds.
+    pub fn takes_uploads(&self, session: &SessionId) -> bool {
+        self.0.read().by_id.get(&session.0).is_some_and(|handle| handle.vending.load(Ordering::SeqCst))
+    }
+
+    /// Whether a session of this uid may still sign as the guest with this identity id: the guest's own, or that of the
+    /// user whom the id has become. A guest who is gone never comes back. One whose identity is missing in the
+    /// configuration, or whose sealed file does not open now, is not gone.
+    pub fn guest_may_sign(&self, owner_uid: u32, identity: &str, identity_id: &str) -> bool {
+        let unknown = |handle: &Arc<Handle>| {
+            handle.place.kind == SessionKind::Guest
+                && handle.place.identity == identity
+                && handle.identity_id.get().is_none()
+        };
+        self.0.identities.iter().all(|configured| configured.name != identity)
+            || self.0.of_identity_id(owner_uid, identity, identity_id).is_ok()
+            || self.0.read().by_uid.get(&owner_uid).is_some_and(|owned| owned.iter().any(unknown))
     }
 
     /// For the upload worker: credentials of exactly this identity id for this uid, also while signing out (drain).

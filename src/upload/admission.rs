@@ -7,10 +7,11 @@ use ulid::Ulid;
 use super::core::Core;
 use super::journal::{Row, Source, StoredSpec};
 use super::key;
+use super::recovery::stop;
 use super::state::Phase;
 use super::{Destination, KeyPolicy, OnDenied, Priority, UploadError, UploadSpec};
 use crate::caller::Caller;
-use crate::session::{SessionError, SessionState};
+use crate::session::SessionError;
 use crate::store::UPLOAD_ID_METADATA;
 
 /// S3's limit on user metadata, names and values together.
@@ -30,7 +31,7 @@ pub(super) async fn admit(
     source: Source,
 ) -> Result<Row, UploadError> {
     let session = core.tenants.session(caller, spec.session.as_ref())?;
-    if session.state == SessionState::SigningOut {
+    if !core.tenants.takes_uploads(&session.id) {
         return Err(SessionError::NotFound(session.id.0).into());
     }
     let destination = choose(core, spec.destination.as_deref())?;
@@ -53,7 +54,7 @@ pub(super) async fn admit(
         destination: destination.name.clone(),
         bucket: destination.store.location().to_owned(),
         key: key::whole_key(&prefix, &spec.key, spec.key_policy, id)?,
-        spec: StoredSpec::of(spec),
+        spec: StoredSpec::of(spec, session.kind),
         spec_hash,
         source,
         phase: Phase::Receiving,
@@ -72,6 +73,29 @@ pub(super) async fn admit(
         create_ms: now_ms,
         update_ms: now_ms,
     })
+}
+
+/// Writes a new upload down, unless its id is taken: then answers the one that is there.
+///
+/// Then looks at the session once more. A sign-out that began meanwhile may have counted the session's uploads before
+/// this one was among them: nobody would send it, cancel it or wait for it. Nothing is promised yet, so it is refused as
+/// if it had come a moment later, and leaves nothing behind.
+///
+/// # Errors
+/// `Session` where the session has ended meanwhile; `Storage`.
+pub(super) async fn enter(core: &Core, row: &Row) -> Result<Option<Row>, UploadError> {
+    if let Some(there) = core.journal.insert(row.clone()).await? {
+        return Ok(Some(there));
+    }
+    if core.tenants.takes_uploads(&row.session) {
+        return Ok(None);
+    }
+    match stop(core, row.id, None).await {
+        // The sign-out has seen it after all, and cancelled it.
+        Ok(_) | Err(UploadError::WrongState(..) | UploadError::NotFound(_)) => core.journal.withdraw(row.id).await?,
+        Err(why) => return Err(why),
+    }
+    Err(SessionError::NotFound(row.session.0.clone()).into())
 }
 
 /// The upload that has the id already, where it is the same one.

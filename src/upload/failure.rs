@@ -34,10 +34,12 @@ pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
 pub const CREDENTIALS_UNAVAILABLE: &str = "CREDENTIALS_UNAVAILABLE";
 /// The user must sign in again.
 pub const SIGN_IN_NEEDED: &str = "SIGN_IN_NEEDED";
+/// The guest whose upload this is has gone, and nobody else may sign it.
+pub const GUEST_GONE: &str = "GUEST_GONE";
 /// This device failed to read or to keep records.
 pub const DEVICE_FAILED: &str = "DEVICE_FAILED";
 
-const ALL: [&str; 17] = [
+const ALL: [&str; 18] = [
     ACCESS_DENIED,
     OBJECT_EXISTS,
     OUTCOME_UNKNOWN,
@@ -54,6 +56,7 @@ const ALL: [&str; 17] = [
     STORE_UNAVAILABLE,
     CREDENTIALS_UNAVAILABLE,
     SIGN_IN_NEEDED,
+    GUEST_GONE,
     DEVICE_FAILED,
 ];
 

@@ -149,7 +149,7 @@ impl Uploads {
                 core.spool.check()?;
                 core.spool.reserve(caller.uid, 0)?;
                 let row = admission::admit(core, caller, id, &spec, spec_hash, Source::Spool).await?;
-                match core.journal.insert(row.clone()).await? {
+                match admission::enter(core, &row).await? {
                     Some(there) => admission::same(there, caller, &spec_hash)?,
                     None => {
                         count_phase(row.phase);
@@ -251,7 +251,7 @@ impl Uploads {
         row.phase = Phase::Pending;
         row.received_bytes = size_bytes;
         row.total_bytes = Some(size_bytes);
-        let row = match core.journal.insert(row.clone()).await? {
+        let row = match admission::enter(core, &row).await? {
             Some(there) => admission::same(there, &caller, &spec_hash)?,
             None => row,
         };

@@ -21,11 +21,17 @@ pub trait Tenants: Send + Sync + std::fmt::Debug + 'static {
     /// As [`Sessions::credentials`].
     async fn identity_id(&self, caller: &Caller, id: &SessionId) -> Result<String, SessionError>;
 
+    /// The session is there and takes uploads; false from the first moment of a sign-out on.
+    fn takes_uploads(&self, session: &SessionId) -> bool;
+
     /// What signs uploads of exactly this identity id for this uid.
     ///
     /// # Errors
     /// As [`Sessions::credentials_for_upload`].
     async fn signer(&self, owner_uid: u32, identity: &str, identity_id: &str) -> Result<Signer, SessionError>;
+
+    /// Whether a session may still sign as this guest: as soon as it says no, it never will again.
+    fn guest_may_sign(&self, owner_uid: u32, identity: &str, identity_id: &str) -> bool;
 
     /// Other credentials after a denial; `Ok(false)` where it is too early.
     ///
@@ -57,6 +63,14 @@ impl Tenants for Sessions {
 
     async fn identity_id(&self, caller: &Caller, id: &SessionId) -> Result<String, SessionError> {
         Ok(self.credentials(caller, Some(id)).await?.identity_id)
+    }
+
+    fn takes_uploads(&self, session: &SessionId) -> bool {
+        Sessions::takes_uploads(self, session)
+    }
+
+    fn guest_may_sign(&self, owner_uid: u32, identity: &str, identity_id: &str) -> bool {
+        Sessions::guest_may_sign(self, owner_uid, identity, identity_id)
     }
 
     async fn signer(&self, owner_uid: u32, identity: &str, identity_id: &str) -> Result<Signer, SessionError> {

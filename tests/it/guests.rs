@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use tidegate::api::v1;
+use tidegate::api::v1::upload_service_client::UploadServiceClient;
 use tidegate::local_cloud::faults::{Effect, Rule};
 use tidegate::local_cloud::{Options, TemplateSource};
 use tokio_stream::StreamExt as _;
 use tonic::Status;
 
-use crate::fixture::{Stage, by_guest, reason, send, spec};
+use crate::fixture::{Stage, by_guest, channel, reason, send, spec};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -141,6 +142,64 @@ async fn uploads_of_a_guest_are_sent_as_the_guest_while_the_user_is_signed_in() 
     assert_eq!(get(&stage, &session).await.unwrap().merged_from, guest.identity_id);
     let own = stage.upload_and_wait("free/user.jpg", b"of the user").await.unwrap();
     assert!(key_of(&own).starts_with(&format!("users/{}/free/user-", session.identity_id)));
+}
+
+/// Photos that are handed over in the very moment in which the guest signs out, or a user signs in: what was accepted is
+/// sent, what was not is refused, and nothing waits for somebody who cannot come back.
+#[tokio::test]
+async fn photos_in_the_moment_in_which_a_guest_goes_are_sent_or_refused() {
+    let stage = stage().await;
+    let user = stage.sign_up().await;
+    let (mut accepted, mut refused) = (Vec::new(), 0);
+    for round in 0..12 {
+        let guest = stage.sign_in_as_guest().await.unwrap();
+        let handing_over: Vec<_> = (0..6)
+            .map(|number| {
+                let (path, session) = (stage.socket_path(), guest.name.clone());
+                async move {
+                    let mut uploads = UploadServiceClient::new(channel(&path).await);
+                    tokio::time::sleep(Duration::from_micros(400 * number)).await;
+                    let spec = v1::UploadSpec { session, ..spec("free/last.jpg") };
+                    let begin = v1::upload_request::Message::Begin(v1::UploadBegin {
+                        upload_id: tidegate::upload::Ulid::generate().to_string(),
+                        spec: Some(spec),
+                    });
+                    let chunk = v1::upload_request::Message::Chunk(bytes::Bytes::from_static(b"photo"));
+                    send(&mut uploads, [begin, chunk, crate::fixture::finish(5)]).await
+                }
+            })
+            .map(tokio::spawn)
+            .collect();
+        if round % 2 == 0 {
+            let out = v1::SignOutRequest { name: guest.name.clone(), ..Default::default() };
+            stage.sessions().await.sign_out(out).await.unwrap();
+        } else {
+            let session = stage.sign_in(&user).await;
+            let out = v1::SignOutRequest { name: session.name, ..Default::default() };
+            stage.sessions().await.sign_out(out).await.unwrap();
+        }
+        for handed_over in handing_over {
+            match handed_over.await.unwrap() {
+                Ok(upload) => {
+                    assert!(key_of(&upload).contains(&guest.identity_id), "{upload:?}");
+                    accepted.push(upload);
+                }
+                Err(status) => {
+                    assert!(["SESSION_NOT_FOUND", "NEEDS_SIGN_IN"].contains(&reason(&status).as_str()), "{status:?}");
+                    refused += 1;
+                }
+            }
+        }
+        until_gone(&stage, &guest).await;
+    }
+    assert_eq!(accepted.len() + refused, 72);
+    for upload in &accepted {
+        wait_until_stored(&stage, upload).await;
+    }
+    let listed = stage.uploads().await.list_uploads(v1::ListUploadsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.uploads.len(), accepted.len(), "what was refused is not there");
+    assert_eq!(stage.stored_keys().await.len(), accepted.len());
+    assert!(stage.spool_files().is_empty());
 }
 
 #[tokio::test]

@@ -72,6 +72,14 @@ async fn a_guest_who_has_signed_out_is_never_continued() {
     assert_ne!((&second.id, &second.identity_id), (&first.id, &first.identity_id));
     signer(&device, &first.identity_id.unwrap()).await.expect("what the first one left is still sent");
     device.sessions.sign_out(&ADA, Some(&second.id), SignOutUploads::Park, false).await.unwrap();
+    let second_id = second.identity_id.unwrap();
+    assert!(!device.sessions.takes_uploads(&second.id));
+    device.pass(Duration::from_secs(30 * 86_400)).await;
+    signer(&device, &second_id).await.expect("nobody could come back for it: it is sent, however long that takes");
+    assert!(device.sessions.guest_may_sign(ADA.uid, "app", &second_id));
+    uploads_end(&device).await;
+    assert!(!device.sessions.guest_may_sign(ADA.uid, "app", &second_id));
+    assert!(device.sessions.guest_may_sign(ADA.uid, "gone", &second_id), "the configuration may get it back");
     assert!(!device.file(&second.id).exists());
     assert!(device.cloud.pools().revoked.is_empty(), "there is nothing to revoke");
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use super::{Journal, JournalError, aborts};
-use crate::session::SessionId;
+use crate::session::{SessionId, SessionKind};
 use crate::store::{PartReceipt, Stored};
 use crate::upload::source::Fingerprint;
 use crate::upload::state::{Event, Phase};
@@ -87,11 +87,14 @@ pub struct StoredSpec {
     pub priority: u8,
     /// `OnDenied::Wait`.
     pub waits_when_denied: bool,
+    /// Accepted for a guest, who never comes back once the session is gone.
+    #[serde(default)]
+    pub of_guest: bool,
 }
 
 impl StoredSpec {
-    /// What of `spec` is needed later.
-    pub fn of(spec: &UploadSpec) -> Self {
+    /// What of `spec`, in a session of this kind, is needed later.
+    pub fn of(spec: &UploadSpec, kind: SessionKind) -> Self {
         Self {
             content_type: spec.content_type.clone().unwrap_or_else(|| "application/octet-stream".into()),
             metadata: spec.metadata.clone(),
@@ -103,6 +106,7 @@ impl StoredSpec {
                 Priority::Background => 2,
             },
             waits_when_denied: spec.on_denied == OnDenied::Wait,
+            of_guest: kind == SessionKind::Guest,
         }
     }
 }
@@ -257,6 +261,18 @@ impl Journal {
             ])?;
             store(connection, &row)?;
             Ok(None)
+        })
+        .await
+    }
+
+    /// Forgets an upload that was cancelled before anybody was told that it is there: its id is free again.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub async fn withdraw(&self, id: Ulid) -> Result<(), JournalError> {
+        self.write(move |connection| {
+            let mut delete = connection.prepare_cached("DELETE FROM uploads WHERE id = ? AND phase = 4")?;
+            delete.execute([blob(id)]).map(|_| ())
         })
         .await
     }

@@ -36,6 +36,10 @@ struct PeopleState {
     generation: BTreeMap<u32, u32>,
     refreshes: u32,
     too_early: bool,
+    /// Who is a guest.
+    guests: BTreeSet<u32>,
+    /// How many more times somebody who asks is told that sessions take uploads; then everybody signs out.
+    looks_left: Option<u32>,
 }
 
 impl People {
@@ -48,6 +52,17 @@ impl People {
 
     pub(super) fn sign_out(&self, uid: u32) {
         self.state.lock().unwrap().signed_in.remove(&uid);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// From now on this uid's session is a guest's.
+    pub(super) fn make_guest(&self, uid: u32) {
+        self.state.lock().unwrap().guests.insert(uid);
+    }
+
+    /// Everybody signs out after the next `looks` at whether a session takes uploads.
+    pub(super) fn sign_out_after(&self, looks: u32) {
+        self.state.lock().unwrap().looks_left = Some(looks);
     }
 
     /// Only uploads may go on with the session.
@@ -87,7 +102,7 @@ impl Tenants for People {
         let leaving = state.signing_out.contains(&caller.uid);
         Ok(SessionView {
             id: own,
-            kind: SessionKind::User,
+            kind: if state.guests.contains(&caller.uid) { SessionKind::Guest } else { SessionKind::User },
             identity: "app".into(),
             subject: format!("sub-{}", caller.uid),
             username: String::new(),
@@ -100,6 +115,21 @@ impl Tenants for People {
             last_error: None,
             merged_from: None,
         })
+    }
+
+    fn takes_uploads(&self, session: &SessionId) -> bool {
+        let mut state = self.state.lock().unwrap();
+        match &mut state.looks_left {
+            Some(0) => state.signed_in.clear(),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        let here = |uid: &&u32| session_of(**uid) == *session && !state.signing_out.contains(*uid);
+        state.signed_in.iter().find(here).is_some()
+    }
+
+    fn guest_may_sign(&self, owner_uid: u32, _identity: &str, _identity_id: &str) -> bool {
+        self.state.lock().unwrap().signed_in.contains(&owner_uid)
     }
 
     async fn identity_id(&self, caller: &Caller, _id: &SessionId) -> Result<String, SessionError> {
@@ -152,7 +182,8 @@ impl Tenants for People {
     }
 }
 
-/// Small parts, short waits.
+/// Small parts, short waits. Nothing stalls by itself: on a busy machine any call may take a while, and a second try would
+/// be another story than the test's.
 pub(super) fn config() -> Config {
     Config {
         single_put_max_bytes: 64 << 10,
@@ -160,8 +191,8 @@ pub(super) fn config() -> Config {
         part_attempts: 3,
         backoff_initial_ms: 1,
         backoff_max_ms: 5,
-        stall_timeout_ms: 200,
-        complete_timeout_ms: 400,
+        stall_timeout_ms: 60_000,
+        complete_timeout_ms: 60_000,
         disk_free_floor_bytes: 0,
         spool_sync_interval_bytes: 64 << 10,
         ..Config::default()
@@ -192,6 +223,14 @@ impl Device {
             config: Config { file_roots: vec![photos], ..config() },
             root,
         }
+    }
+
+    /// One that takes a transfer without a byte for a stall soon.
+    pub(super) fn impatient() -> Self {
+        let mut device = Self::new();
+        device.config.stall_timeout_ms = 200;
+        device.config.complete_timeout_ms = 400;
+        device
     }
 
     pub(super) fn state_dir(&self) -> PathBuf {

@@ -1,8 +1,9 @@
 use bytes::Bytes;
 
 use super::fixture::{ALICE, BOB, Device, photo, session_of, spec};
-use crate::session::SignOutUploads;
-use crate::upload::{ListFilter, Ulid, UploadError, UploadState, WaitReason};
+use crate::session::{SessionError, SignOutUploads};
+use crate::store::faulty::Operation;
+use crate::upload::{ListFilter, Ulid, UploadError, UploadState, WaitReason, failure};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_uids_uploads_do_not_exist() {
@@ -110,4 +111,53 @@ async fn a_sign_out_drains_or_cancels() {
         assert_eq!(daemon.get(&ALICE, id).await.unwrap().state, UploadState::Cancelled);
     }
     assert_eq!((device.objects().len(), device.spool_files()), (2, 0));
+}
+
+/// The sign-out has counted the session's uploads, and then the row of one more is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_comes_in_the_moment_of_a_sign_out_is_refused_and_leaves_nothing() {
+    let device = Device::new();
+    let daemon = device.start().await;
+    let (streamed, named) = (Ulid::generate(), Ulid::generate());
+    let path = device.file("cat.jpg", &photo(1_000));
+    device.people.sign_out_after(1);
+    let refused = daemon.begin(&ALICE, streamed, spec("cat.jpg")).await.unwrap_err();
+    assert!(matches!(refused, UploadError::Session(SessionError::NotFound(_))), "{refused}");
+    device.people.sign_in(ALICE.uid);
+    device.people.sign_out_after(1);
+    let refused = daemon.create_from_file(&ALICE, Some(named), spec("cat.jpg"), &path).await.unwrap_err();
+    assert!(matches!(refused, UploadError::Session(SessionError::NotFound(_))), "{refused}");
+    for id in [streamed, named] {
+        assert!(matches!(daemon.get(&ALICE, id).await, Err(UploadError::NotFound(_))));
+    }
+    assert!(daemon.stats(None).await.unwrap().counts.is_empty());
+    assert_eq!((device.spool_files(), device.store.calls(Operation::Put)), (0, 0));
+    // The same calls after the next sign-in are not held to what became of the first ones.
+    device.people.sign_out_after(u32::MAX);
+    device.people.sign_in(ALICE.uid);
+    daemon.stream(streamed, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+    daemon.create_from_file(&ALICE, Some(named), spec("cat.jpg"), &path).await.unwrap();
+    for id in [streamed, named] {
+        assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_left_that_is_gone_fails_with_its_bytes_kept() {
+    let device = Device::new();
+    device.people.make_guest(ALICE.uid);
+    let daemon = device.start().await;
+    daemon.set_paused(true);
+    let id = Ulid::generate();
+    daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+    device.people.sign_out(ALICE.uid);
+    daemon.set_paused(false);
+    let gone = daemon.end(id).await;
+    assert_eq!((gone.state, gone.failure.unwrap().reason), (UploadState::Failed, failure::GUEST_GONE));
+    assert_eq!((device.spool_files(), device.store.signers()), (1, vec![]));
+    // The pool gave the guest's identity id to a user of the same uid, who is signed in now.
+    device.people.sign_in(ALICE.uid);
+    daemon.retry(&ALICE, id).await.unwrap();
+    assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
+    assert_eq!(device.spool_files(), 0);
 }

@@ -18,7 +18,7 @@ fn reason(failure: Option<UploadFailure>) -> &'static str {
 /// one object, whole, and SUCCEEDED.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_replies_make_no_second_object() {
-    let device = Device::new();
+    let device = Device::impatient();
     let daemon = device.start().await;
     let mut uploads = 0;
     let steps = [
@@ -300,7 +300,7 @@ async fn cancelling_stops_a_transfer_and_aborts_its_parts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_multipart_upload_that_nobody_waits_for_any_more_is_aborted() {
     // The store has created it, its answer is on its way, and the upload is cancelled.
-    let mut device = Device::new();
+    let mut device = Device::impatient();
     device.config.complete_timeout_ms = 60_000;
     let daemon = device.start().await;
     let (open, gate) = tokio::sync::watch::channel(false);

@@ -218,7 +218,19 @@ impl Transfer {
     async fn signer(&self) -> Result<Signer, Stop> {
         let row = &self.row;
         let signer = self.core.tenants.signer(row.owner_uid, &row.identity, &row.identity_id).await;
-        signer.map_err(|why| Stop::Ended(no_credentials(&why)))
+        signer.map_err(|why| Stop::Ended(self.unsigned(&why)))
+    }
+
+    /// A user may always sign in again; a guest who is gone stays away.
+    fn unsigned(&self, error: &SessionError) -> Ended {
+        let row = &self.row;
+        if row.spec.of_guest && !self.core.tenants.guest_may_sign(row.owner_uid, &row.identity, &row.identity_id) {
+            let why = "the guest whose photo this is has gone, and nobody may send it in the guest's place: upload the \
+                       file again as a user; retry works only where the guest's identity id has become a user's who is \
+                       signed in now";
+            return Ended::Failed(failure::failure(failure::GUEST_GONE, why));
+        }
+        no_credentials(error)
     }
 
     /// The store says that the credentials are past their time.
@@ -254,7 +266,7 @@ impl Transfer {
         let tenants = &self.core.tenants;
         let refreshed =
             tenants.refresh_after_denied(row.owner_uid, &row.identity, &row.identity_id, &signer.access_key_id).await;
-        refreshed.map_err(|why| Stop::Ended(no_credentials(&why)))
+        refreshed.map_err(|why| Stop::Ended(self.unsigned(&why)))
     }
 
     fn denied(&self, error: &StoreError) -> Ended {
