@@ -45,6 +45,8 @@ pub(super) async fn admit(
     let prefix = key::expand_prefix(&destination.prefix, &identity_id, &session.subject)
         .map_err(|why| UploadError::InvalidKey { key: spec.key.clone(), why })?;
     let now_ms = core.now_ms();
+    // The parts of a stream are sent while it arrives.
+    let part_bytes = core.config().part_size_bytes.max(destination.store.profile().part_min_bytes);
     Ok(Row {
         id,
         owner_uid: caller.uid,
@@ -63,8 +65,9 @@ pub(super) async fn admit(
         total_bytes: None,
         crc64nvme: None,
         sha256: None,
-        part_bytes: None,
+        part_bytes: Some(part_bytes),
         multipart_id: None,
+        multipart_ms: None,
         in_doubt: false,
         attempts: 0,
         failure: None,

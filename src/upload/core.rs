@@ -149,9 +149,13 @@ impl Core {
         lock(&self.receiving)
     }
 
-    /// Puts a durable upload into the queue.
+    /// Puts a durable upload into the queue, or one that still arrives and has parts to send.
     pub(super) fn enqueue(&self, row: &Row) {
-        self.queue().push(row.id, &lane_of(row), row.spec.priority);
+        let lane = lane_of(row);
+        match row.phase {
+            Phase::Receiving => self.queue().push_early(row.id, &lane, row.spec.priority),
+            _ => self.queue().push(row.id, &lane, row.spec.priority),
+        }
         self.wake.notify_one();
     }
 
@@ -179,20 +183,32 @@ impl Core {
         lock(&self.notes).remove(&id);
     }
 
-    pub(super) fn begin_running(&self, id: Ulid) -> Running {
+    /// The next upload to send. It is out of the queue and to be found as running in one step: whoever wants it stopped
+    /// sees it in one place or the other.
+    pub(super) fn begin_next(&self) -> Option<(Ulid, Running)> {
+        let mut queue = self.queue();
+        let id = queue.next(self.clock.boot())?;
+        if lock(&self.running).contains_key(&id) {
+            // Its last attempt is ending, and says so when it has.
+            queue.put_back(id);
+            return None;
+        }
         let running = Running {
             cancel: self.cancel.child_token(),
             ended: CancellationToken::new(),
             stored_bytes: Arc::default(),
         };
         lock(&self.running).insert(id, running.clone());
-        running
+        Some((id, running))
     }
 
-    pub(super) fn end_running(&self, id: Ulid) {
-        if let Some(running) = lock(&self.running).remove(&id) {
-            running.ended.cancel();
+    /// The attempt is over. Its upload may be running again already: that stays.
+    pub(super) fn end_running(&self, id: Ulid, this: &Running) {
+        let mut running = lock(&self.running);
+        if running.get(&id).is_some_and(|now| Arc::ptr_eq(&now.stored_bytes, &this.stored_bytes)) {
+            running.remove(&id);
         }
+        this.ended.cancel();
     }
 
     pub(super) fn running(&self, id: Ulid) -> Option<Running> {
@@ -217,7 +233,7 @@ impl Core {
         let stored_bytes = match (row.phase, running) {
             (Phase::Succeeded, _) => row.total_bytes.unwrap_or(0),
             (_, Some(stored)) => stored,
-            (Phase::Pending | Phase::Failed, None) if row.multipart_id.is_some() => {
+            (Phase::Receiving | Phase::Pending | Phase::Failed, None) if row.multipart_id.is_some() => {
                 self.journal.parts(row.id).await?.iter().map(|part| part.size_bytes).sum()
             }
             _ => 0,
@@ -285,8 +301,12 @@ impl Core {
         let stored = self.running(id).map(|running| running.stored_bytes.load(Ordering::Relaxed));
         if let Some(sender) = lock(&self.watchers).get(&id) {
             sender.send_modify(|view| {
-                view.state = state.unwrap_or(view.state);
                 view.stored_bytes = stored.unwrap_or(view.stored_bytes);
+                if view.state == UploadState::Receiving {
+                    // It is in the queue for the parts that are here already; only its last byte moves it on.
+                    return;
+                }
+                view.state = state.unwrap_or(view.state);
                 view.failure = note.failure;
                 view.attempt_count = view.attempt_count.max(note.attempts);
             });
@@ -304,7 +324,9 @@ impl Core {
         for id in ids {
             let state = self.queue().state(id, now);
             if let (Some(state), Some(sender)) = (state, lock(&self.watchers).get(&id)) {
-                sender.send_if_modified(|view| std::mem::replace(&mut view.state, state) != state);
+                sender.send_if_modified(|view| {
+                    view.state != UploadState::Receiving && std::mem::replace(&mut view.state, state) != state
+                });
             }
         }
     }

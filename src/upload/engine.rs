@@ -2,16 +2,18 @@
 //! through. Promises that no attempt's end is lost and that nothing new is begun once the daemon stops.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 use ulid::Ulid;
 
-use super::core::{Core, count_phase};
-use super::journal::Source;
+use super::core::{Core, Running, count_phase, lane_of};
+use super::journal::{JournalError, Source};
+use super::scheduler::LaneKey;
 use super::state::{Event, Phase};
-use super::worker::{Ended, Scope, Wait, send};
+use super::worker::{Ended, Scope, Wait, send, send_early};
 use super::{UploadFailure, UploadState, WaitReason, failure, recovery};
 use crate::telemetry::metrics::{UploadStateLabel, metrics};
 
@@ -27,10 +29,10 @@ pub(super) async fn run(core: Arc<Core>) {
     let mut under_way = JoinSet::new();
     loop {
         if !core.stopping.is_cancelled() {
-            while under_way.len() < core.config().max_uploads_in_flight.max(1) {
-                let now = core.clock.boot();
-                let Some(id) = core.queue().next(now) else { break };
-                let task = attempt(Arc::clone(&core), id);
+            while under_way.len() < core.config().max_uploads_in_flight.max(1)
+                && let Some((id, running)) = core.begin_next()
+            {
+                let task = attempt(Arc::clone(&core), id, running);
                 under_way.spawn(task.instrument(tracing::info_span!("upload", upload = %id)));
             }
         } else if under_way.is_empty() {
@@ -71,11 +73,34 @@ fn report(core: &Core) {
     metrics().uploads_now(all.saturating_sub(running), running);
 }
 
-async fn attempt(core: Arc<Core>, id: Ulid) {
-    let running = core.begin_running(id);
-    metrics().upload_entered(UploadStateLabel::Running);
+/// Ends a running attempt, also where it broke off.
+struct Attempt<'a> {
+    core: &'a Core,
+    id: Ulid,
+    running: Running,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.core.end_running(self.id, &self.running);
+        self.core.refresh(self.id);
+        self.core.wake.notify_one();
+    }
+}
+
+async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
+    let attempt = Attempt { core: &core, id, running: running.clone() };
+    let row = core.journal.find(id).await;
+    let early = match &row {
+        Ok(Some(row)) if row.phase == Phase::Receiving => Some((lane_of(row), row.spec.priority)),
+        _ => None,
+    };
+    if early.is_none() {
+        metrics().upload_entered(UploadStateLabel::Running);
+    }
     core.refresh(id);
-    let ended = match core.journal.find(id).await {
+    let ended = match row {
+        Ok(Some(row)) if row.phase == Phase::Receiving => Some(send_early(Arc::clone(&core), row, running).await),
         Ok(Some(row)) if row.phase == Phase::Pending => Some(send(Arc::clone(&core), row, running).await),
         // Cancelled, or gone with its receipt.
         Ok(_) => None,
@@ -102,13 +127,58 @@ async fn attempt(core: Arc<Core>, id: Ulid) {
                 Err(why) => put_aside(&core, id, &waiting(why.to_string())),
             }
         }
+        Some(Ended::Failed(why)) if early.is_some() => stop_early(&core, id, &why).await,
         Some(Ended::Failed(why)) => fail(&core, id, why).await,
         Some(Ended::Wait(wait)) => put_aside(&core, id, &wait),
         Some(Ended::Stopped) => core.queue().put_back(id),
+        Some(Ended::Drained) => core.queue().remove(id),
     }
-    core.end_running(id);
-    core.refresh(id);
-    core.wake.notify_one();
+    drop(attempt);
+    if let Some((lane, priority)) = early {
+        reconsider(&core, id, &lane, priority).await;
+    }
+}
+
+/// Parts of a stream cannot be sent while it arrives. That is not the upload's end: once everything is here it is tried
+/// as any other, and fails with its bytes kept. Only bytes that are known to be wrong are not worth waiting for.
+async fn stop_early(core: &Core, id: Ulid, why: &UploadFailure) {
+    tracing::info!(reason = why.reason, "sends nothing before everything has arrived");
+    core.queue().remove(id);
+    let slot = core.receiving().get(&id).cloned();
+    match (slot, why.reason) {
+        (Some(slot), failure::SPOOL_CORRUPT) => slot.damaged.store(true, Ordering::Release),
+        (Some(slot), _) => slot.waits_for_all.store(true, Ordering::Relaxed),
+        (None, failure::SPOOL_CORRUPT) => {
+            tracing::error!("spooled bytes are damaged: the stream starts again");
+            if let Err(why) = core.journal.restart_stream(id, core.now_ms()).await {
+                tracing::warn!(%why, "a stream with damaged bytes cannot be put back to its start");
+            }
+            core.aborts.notify_one();
+        }
+        (None, _) => {}
+    }
+}
+
+/// What came while an early attempt had the upload's place in the queue was not put into it: the stream's end, or more
+/// parts. Where it has its place still, this changes nothing.
+async fn reconsider(core: &Core, id: Ulid, lane: &LaneKey, priority: u8) {
+    let unsent = async {
+        match core.journal.find(id).await? {
+            Some(row) if row.phase == Phase::Receiving => {
+                let waits = core.receiving().get(&id).is_some_and(|slot| slot.waits_for_all.load(Ordering::Relaxed));
+                Ok((!waits && !core.journal.arrived(id, true).await?.is_empty()).then_some(row))
+            }
+            row => Ok(row.filter(|row| row.phase == Phase::Pending)),
+        }
+    };
+    match unsent.await {
+        Ok(Some(row)) => core.enqueue(&row),
+        Ok(None) => {}
+        Err::<_, JournalError>(why) => {
+            tracing::warn!(%why, "whether an upload has more to send cannot be read: the next attempt asks again");
+            core.queue().push_early(id, lane, priority);
+        }
+    }
 }
 
 fn waiting(why: String) -> Wait {

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use super::core::{Core, count_phase};
-use super::journal::Row;
+use super::journal::{Arrived, Row};
+use super::recovery;
 use super::spool::{Mark, Spool, Writer};
-use super::state::{Event, name};
+use super::state::name;
 use super::{ExpectedChecksum, UploadError, UploadView};
 use crate::telemetry::metrics::metrics;
 
@@ -33,6 +34,10 @@ pub(super) struct Slot {
     pub(super) parked: AtomicBool,
     /// Its upload was cancelled: the bytes go with the stream.
     pub(super) cancelled: CancellationToken,
+    /// What is on the disk is not what arrived: the stream must start again.
+    pub(super) damaged: AtomicBool,
+    /// Sending parts early failed in a way that will show again once everything is here: not tried again before.
+    pub(super) waits_for_all: AtomicBool,
     /// It is free again.
     pub(super) free: CancellationToken,
 }
@@ -90,6 +95,8 @@ struct Stream {
     /// What the journal says is synced.
     journalled: Mark,
     limit_bytes: u64,
+    /// Up to this size it is one request, and no part of it is sent early.
+    single_put_max_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -108,6 +115,7 @@ impl Ingest {
     pub(super) fn arriving(core: Arc<Core>, row: &Row, view: UploadView, slot: Arc<Slot>, writer: Writer) -> Self {
         let limit_bytes =
             core.destination(&row.destination).map_or(u64::MAX, |one| one.store.profile().object_max_bytes);
+        let single_put_max_bytes = core.config().single_put_max_bytes;
         let written = writer.written();
         let stream = Stream {
             core,
@@ -121,6 +129,7 @@ impl Ingest {
             taken: written.bytes,
             journalled: written,
             limit_bytes,
+            single_put_max_bytes,
         };
         Self(Kind::Arriving(Box::new(Arriving { view, stream: Held(Some(stream)) })))
     }
@@ -220,6 +229,9 @@ impl Stream {
         if self.core.stopping.is_cancelled() {
             return Err(UploadError::Stopping);
         }
+        if self.slot.damaged.load(Ordering::Acquire) {
+            return Err(damaged());
+        }
         if self.failed { Err(broken()) } else { Ok(()) }
     }
 
@@ -282,6 +294,14 @@ impl Stream {
 
     /// Waits for the writer; journals what it has synced meanwhile. May be dropped at any point and called again.
     async fn collect(&mut self) -> Result<(), UploadError> {
+        match self.settle().await? {
+            Some(synced) => self.journal(synced).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the writer, where it is at work; answers what is synced.
+    async fn settle(&mut self) -> Result<Option<Mark>, UploadError> {
         if let Spooling::Busy(work) = &mut self.writer {
             let ended = work.await;
             self.writer = Spooling::Lost;
@@ -290,26 +310,45 @@ impl Stream {
             self.writer = Spooling::Idle(writer);
             let mark = done?;
             self.failed = false;
-            self.journal(mark).await?;
+            return Ok(Some(mark));
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn journal(&mut self, synced: Mark) -> Result<(), UploadError> {
         if synced == self.journalled {
             return Ok(());
         }
-        let written = self.core.journal.change(self.id, self.core.now_ms(), move |row| {
-            row.received_bytes = synced.bytes;
-            row.received_crc = synced.crc64nvme;
-        });
-        let row = written.await?.ok_or(UploadError::NotFound(self.id))?;
+        let arrived = self.whole_parts(synced, false);
+        let sendable = !arrived.is_empty();
+        let written = self.core.journal.received(self.id, synced, arrived, self.core.now_ms());
+        let row = self.still(written.await?)?;
         self.journalled = synced;
         self.core.publish(&row).await;
+        if sendable && !self.slot.waits_for_all.load(Ordering::Relaxed) {
+            self.core.enqueue(&row);
+        }
         Ok(())
     }
 
-    /// Runs `work` with the writer on the blocking pool. The writer stays in reach also where the caller goes meanwhile:
+    /// The parts that are synced now, where there will be parts at all.
+    fn whole_parts(&mut self, synced: Mark, complete: bool) -> Vec<Arrived> {
+        match &mut self.writer {
+            Spooling::Idle(writer) if synced.bytes > self.single_put_max_bytes => writer.take_parts(complete),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The row after a write that only a RECEIVING upload takes.
+    fn still(&self, written: Option<Result<Row, Row>>) -> Result<Row, UploadError> {
+        match written {
+            Some(Ok(row)) => Ok(row),
+            Some(Err(row)) => Err(UploadError::WrongState(self.id, name(row.phase.shown()))),
+            None => Err(UploadError::NotFound(self.id)),
+        }
+    }
+
+    /// Runs `work` with the writer on the blocking pool, and journals nothing. The writer stays in reach also where the caller goes meanwhile:
     /// no later stream may open the file before this one has let go of it.
     async fn with_writer<T: Send + 'static>(
         &mut self,
@@ -321,7 +360,7 @@ impl Stream {
             let _ = give.send(value);
             Ok(writer.synced())
         })?;
-        self.collect().await?;
+        self.settle().await?;
         take.await.map_err(|_| broken())
     }
 
@@ -333,7 +372,8 @@ impl Stream {
         self.check()?;
         self.collect().await?;
         self.write_waiting()?;
-        self.collect().await?;
+        // Not journalled by itself: the end of the stream is one write with it.
+        self.settle().await?;
         if self.taken != total_bytes {
             let received_bytes = self.taken;
             if received_bytes > total_bytes {
@@ -363,18 +403,10 @@ impl Stream {
             self.start_over().await?;
             return Err(wrong);
         }
-        let finished = self.core.journal.advance(self.id, Event::Finish, self.core.now_ms(), move |row| {
-            row.received_bytes = mark.bytes;
-            row.received_crc = mark.crc64nvme;
-            row.total_bytes = Some(mark.bytes);
-            row.crc64nvme = Some(mark.crc64nvme);
-            row.sha256 = sha256;
-        });
-        let row = match finished.await? {
-            Some(Ok(row)) => row,
-            Some(Err(row)) => return Err(UploadError::WrongState(self.id, name(row.phase.shown()))),
-            None => return Err(UploadError::NotFound(self.id)),
-        };
+        self.check()?;
+        let arrived = self.whole_parts(mark, true);
+        let finished = self.core.journal.finished(self.id, mark, sha256, arrived, self.core.now_ms());
+        let row = self.still(finished.await?)?;
         self.journalled = mark;
         count_phase(row.phase);
         let core = Arc::clone(&self.core);
@@ -383,12 +415,16 @@ impl Stream {
         core.view(&row).await
     }
 
-    /// The bytes are the wrong ones: a repeated `begin` starts at zero.
+    /// The bytes are the wrong ones: a repeated `begin` starts at zero, and what was sent of them is dropped. The parts
+    /// that are on their way end first, because they are read from the file.
     async fn start_over(&mut self) -> Result<(), UploadError> {
+        let row = recovery::restart_stream(&self.core, self.id).await?;
         let uid = self.uid;
-        let mark = self.with_writer(move |spool, writer| spool.empty(writer, uid)).await?;
+        self.journalled = recovery::nothing();
+        self.with_writer(move |spool, writer| spool.empty(writer, uid)).await?;
         self.taken = 0;
-        self.journal(mark).await
+        self.core.publish(&row).await;
+        Ok(())
     }
 
     /// The stream has gone: syncs what it brought, so that the next one goes on from there.
@@ -401,6 +437,10 @@ impl Stream {
             };
         }
         self.waiting.clear();
+        let damaged = self.slot.damaged.load(Ordering::Acquire);
+        if damaged && let Err(why) = recovery::restart_stream(&self.core, self.id).await {
+            tracing::warn!(upload = %self.id, %why, "a stream with damaged bytes cannot be put back to its start");
+        }
         if let (Err(why), false) = (&collected, self.failed) {
             tracing::warn!(upload = %self.id, %why, "a broken-off stream keeps only what was journalled before");
         }
@@ -408,9 +448,11 @@ impl Stream {
             let written = writer.written().bytes;
             self.core.spool.release(self.uid, self.taken.saturating_sub(written));
             let unsynced = writer.written() != writer.synced();
-            if unsynced && !self.slot.cancelled.is_cancelled() {
+            if unsynced && !damaged && !self.slot.cancelled.is_cancelled() {
                 // Where this fails, the bytes are sent again.
-                let _ = self.with_writer(Spool::sync).await;
+                if let Ok(mark) = self.with_writer(Spool::sync).await {
+                    let _ = self.journal(mark).await;
+                }
             }
         }
         self.writer = Spooling::Lost;
@@ -422,6 +464,10 @@ impl Stream {
         }
         self.slot.free.cancel();
     }
+}
+
+fn damaged() -> UploadError {
+    UploadError::Storage("the spooled bytes are not the ones that arrived: check the disk, and upload it again".into())
 }
 
 fn broken() -> UploadError {

@@ -4,6 +4,7 @@
 
 mod aborts;
 mod lists;
+mod parts;
 mod rows;
 mod schema;
 
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::aborts::Abort;
 pub use self::lists::{Unfinished, Usage};
+pub use self::parts::Arrived;
 pub use self::rows::{Row, Source, StoredSpec};
 use super::StartError;
 use super::state_dir::StateDir;

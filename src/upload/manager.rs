@@ -13,7 +13,7 @@ use ulid::Ulid;
 use super::core::{Core, count_phase};
 use super::ingest::{HANDOVER, Slot};
 use super::journal::{Journal, Row, Source};
-use super::recovery::{blocking, nothing, recover, stop};
+use super::recovery::{blocking, recover, restart_stream, stop};
 use super::spool::{Mark, Spool};
 use super::state::{Event, Phase, matches, name, phases};
 use super::state_dir::StateDir;
@@ -168,10 +168,9 @@ impl Uploads {
             if row.phase != Phase::Receiving {
                 return Ok(Ingest::complete(core.view(&row).await?));
             }
-            let empty = nothing();
-            let row = if row.received_bytes == 0 { row } else { self.set_received(id, empty).await? };
-            let (spool, uid) = (Arc::clone(&core.spool), caller.uid);
-            let writer = blocking(move || spool.create(id, uid)).await?;
+            let row = if row.received_bytes == 0 { row } else { restart_stream(core, id).await? };
+            let (spool, uid, part_bytes) = (Arc::clone(&core.spool), caller.uid, part_bytes(&row));
+            let writer = blocking(move || spool.create(id, uid, part_bytes)).await?;
             Ok(Ingest::arriving(Arc::clone(core), &row, core.view(&row).await?, Arc::clone(&slot), writer))
         };
         self.or_give_back(id, &slot, taken.await)
@@ -187,32 +186,35 @@ impl Uploads {
         core.spool.check()?;
         self.find(caller, id).await?;
         let slot = self.take_slot(id).await?;
-        let taken =
-            async {
-                let row = self.find(caller, id).await?;
-                if row.phase != Phase::Receiving {
-                    return Err(UploadError::WrongState(id, name(row.phase.shown())));
+        let taken = async {
+            let row = self.find(caller, id).await?;
+            if row.phase != Phase::Receiving {
+                return Err(UploadError::WrongState(id, name(row.phase.shown())));
+            }
+            let synced = Mark { bytes: row.received_bytes, crc64nvme: row.received_crc };
+            if offset != synced.bytes {
+                return Err(UploadError::OffsetMismatch { received_bytes: synced.bytes, offset });
+            }
+            let (spool, uid, part_bytes) = (Arc::clone(&core.spool), caller.uid, part_bytes(&row));
+            let writer = blocking(move || {
+                if synced.bytes == 0 {
+                    spool.create(id, uid, part_bytes).map(Some)
+                } else {
+                    spool.reopen(id, synced, part_bytes)
                 }
-                let synced = Mark { bytes: row.received_bytes, crc64nvme: row.received_crc };
-                if offset != synced.bytes {
-                    return Err(UploadError::OffsetMismatch { received_bytes: synced.bytes, offset });
+            });
+            match writer.await? {
+                Some(writer) => {
+                    Ok(Ingest::arriving(Arc::clone(core), &row, core.view(&row).await?, Arc::clone(&slot), writer))
                 }
-                let (spool, uid) = (Arc::clone(&core.spool), caller.uid);
-                let writer = blocking(move || {
-                    if synced.bytes == 0 { spool.create(id, uid).map(Some) } else { spool.reopen(id, synced) }
-                });
-                match writer.await? {
-                    Some(writer) => {
-                        Ok(Ingest::arriving(Arc::clone(core), &row, core.view(&row).await?, Arc::clone(&slot), writer))
-                    }
-                    None => {
-                        // What is on the disk is not what arrived: it is of no use, and the caller still has the photo.
-                        tracing::error!(upload = %id, "spooled bytes are damaged: the stream starts again");
-                        self.set_received(id, nothing()).await?;
-                        Err(UploadError::OffsetMismatch { received_bytes: 0, offset })
-                    }
+                None => {
+                    // What is on the disk is not what arrived: it is of no use, and the caller still has the photo.
+                    tracing::error!(upload = %id, "spooled bytes are damaged: the stream starts again");
+                    restart_stream(core, id).await?;
+                    Err(UploadError::OffsetMismatch { received_bytes: 0, offset })
                 }
-            };
+            }
+        };
         self.or_give_back(id, &slot, taken.await)
     }
 
@@ -248,6 +250,7 @@ impl Uploads {
         }
         let (root, relative, fingerprint) = (accepted.root, accepted.relative, accepted.fingerprint);
         row.source = Source::File { root, relative, fingerprint };
+        row.part_bytes = None;
         row.phase = Phase::Pending;
         row.received_bytes = size_bytes;
         row.total_bytes = Some(size_bytes);
@@ -443,14 +446,6 @@ impl Uploads {
         row.filter(|row| row.owner_uid == caller.uid).ok_or(UploadError::NotFound(id))
     }
 
-    async fn set_received(&self, id: Ulid, mark: Mark) -> Result<Row, UploadError> {
-        let changed = self.0.journal.change(id, self.0.now_ms(), move |row| {
-            row.received_bytes = mark.bytes;
-            row.received_crc = mark.crc64nvme;
-        });
-        changed.await?.ok_or(UploadError::NotFound(id))
-    }
-
     /// The right to write an upload's bytes: of one stream at a time.
     async fn take_slot(&self, id: Ulid) -> Result<Arc<Slot>, UploadError> {
         let deadline = tokio::time::Instant::now() + HANDOVER;
@@ -497,6 +492,11 @@ impl Uploads {
     async fn stop(&self, row: &Row, why: Option<&'static str>) -> Result<Row, UploadError> {
         stop(&self.0, row.id, why).await
     }
+}
+
+/// The size of the parts that a stream is cut into. One that began before there were any has one that fits nothing.
+fn part_bytes(row: &Row) -> u64 {
+    row.part_bytes.unwrap_or(u64::MAX)
 }
 
 fn check_destinations(destinations: &[Destination]) -> Result<(), StartError> {

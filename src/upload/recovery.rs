@@ -22,12 +22,7 @@ pub(super) async fn recover(core: &Arc<Core>) -> Result<(), UploadError> {
         tracing::error!(upload = %id, "spooled bytes are missing or too short");
         let phase = spooled.iter().find(|usage| usage.id == id).map(|usage| usage.phase);
         if phase == Some(Phase::Receiving) {
-            core.journal
-                .change(id, core.now_ms(), |row| {
-                    row.received_bytes = nothing().bytes;
-                    row.received_crc = nothing().crc64nvme;
-                })
-                .await?;
+            core.journal.restart_stream(id, core.now_ms()).await?;
         } else {
             let why =
                 "the spooled bytes were gone or too short at a start: the disk lost them, or somebody removed them";
@@ -55,11 +50,7 @@ pub(super) async fn release_sessions(core: &Core) -> Result<(), UploadError> {
 
 /// Cancels an upload: out of the queue first, so that it is not begun again meanwhile.
 pub(super) async fn stop(core: &Core, id: Ulid, why: Option<&'static str>) -> Result<Row, UploadError> {
-    core.queue().remove(id);
-    if let Some(running) = core.running(id) {
-        running.cancel.cancel();
-        running.ended.cancelled().await;
-    }
+    quiesce(core, id).await;
     let cancelled = core.journal.advance(id, Event::Cancel, core.now_ms(), move |row| {
         if let Some(why) = why {
             row.failure = Some(failure::failure(failure::STREAM_ABANDONED, why));
@@ -67,6 +58,8 @@ pub(super) async fn stop(core: &Core, id: Ulid, why: Option<&'static str>) -> Re
     });
     match cancelled.await {
         Ok(Some(Ok(row))) => {
+            // A stream may have had more of its parts sent meanwhile.
+            quiesce(core, id).await;
             let streaming = core.receiving().get(&id).cloned();
             if let Some(slot) = streaming {
                 slot.cancelled.cancel();
@@ -89,6 +82,32 @@ pub(super) async fn stop(core: &Core, id: Ulid, why: Option<&'static str>) -> Re
             }
             Err(why.into())
         }
+    }
+}
+
+/// Takes an upload out of the queue, and ends what is being sent of it.
+async fn quiesce(core: &Core, id: Ulid) {
+    core.queue().remove(id);
+    if let Some(running) = core.running(id) {
+        running.cancel.cancel();
+        running.ended.cancelled().await;
+    }
+}
+
+/// Puts a stream back to its first byte: parts on their way end, those that the store has are dropped there as well. The
+/// caller empties the file afterwards, not before.
+pub(super) async fn restart_stream(core: &Core, id: Ulid) -> Result<Row, UploadError> {
+    quiesce(core, id).await;
+    let restarted = core.journal.restart_stream(id, core.now_ms()).await?;
+    // One that has begun in between may have read of parts that are no more.
+    quiesce(core, id).await;
+    match restarted {
+        Some(Ok(row)) => {
+            core.aborts.notify_one();
+            Ok(row)
+        }
+        Some(Err(row)) => Err(UploadError::WrongState(id, name(row.phase.shown()))),
+        None => Err(UploadError::NotFound(id)),
     }
 }
 

@@ -67,6 +67,8 @@ struct Place {
     lane: u32,
     priority: u8,
     failures: u16,
+    /// Still RECEIVING, and here only for the parts that have arrived.
+    early: bool,
     turn: Turn,
 }
 
@@ -78,9 +80,20 @@ enum Turn {
 }
 
 impl Queue {
-    /// Adds an upload; one that is there already stays as it is.
+    /// Adds an upload that still arrives, for the parts of it that are here.
+    pub fn push_early(&mut self, id: Ulid, key: &LaneKey, priority: u8) {
+        if !self.places.contains_key(&id) {
+            self.push(id, key, priority);
+            if let Some(place) = self.places.get_mut(&id) {
+                place.early = true;
+            }
+        }
+    }
+
+    /// Adds an upload; one that is there already stays where it is.
     pub fn push(&mut self, id: Ulid, key: &LaneKey, priority: u8) {
-        if self.places.contains_key(&id) {
+        if let Some(place) = self.places.get_mut(&id) {
+            place.early = false;
             return;
         }
         let lane = match self.lane_of.get(key) {
@@ -101,7 +114,7 @@ impl Queue {
         };
         let priority = priority.min(PRIORITIES as u8 - 1);
         let lane_number = u32::try_from(lane).unwrap_or(u32::MAX);
-        self.places.insert(id, Place { lane: lane_number, priority, failures: 0, turn: Turn::Ready });
+        self.places.insert(id, Place { lane: lane_number, priority, failures: 0, early: false, turn: Turn::Ready });
         self.lanes[lane].ready[usize::from(priority)].insert(id);
     }
 
@@ -307,9 +320,11 @@ impl Queue {
         Some(UploadState::Waiting(reason))
     }
 
-    /// How many uploads of a uid (or of all) are shown in a state that `counts`.
+    /// How many uploads of a uid (or of all) are shown in a state that `counts`. Those that still arrive are not: they are
+    /// RECEIVING.
     pub fn count(&self, uid: Option<u32>, now: BootInstant, counts: impl Fn(UploadState) -> bool) -> u64 {
-        let own = |place: &Place| uid.is_none_or(|uid| self.lanes[place.lane as usize].owner_uid == uid);
+        let own =
+            |place: &Place| !place.early && uid.is_none_or(|uid| self.lanes[place.lane as usize].owner_uid == uid);
         let counted = self.places.iter().filter(|(id, place)| own(place) && self.state(**id, now).is_some_and(&counts));
         counted.count() as u64
     }

@@ -1,6 +1,8 @@
 //! Bytes from the socket on their way to the disk. Promises that what counts as received is synced, that quota and
-//! free-space floor are checked before bytes are taken, and that the checksum is computed over what was written; must
+//! free-space floor are checked before bytes are taken, and that the checksums are computed over what was written; must
 //! never delete bytes that the journal still needs.
+
+mod sums;
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -10,14 +12,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use crc_fast::{CrcAlgorithm, Digest};
 use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
+use self::sums::Sums;
+use super::journal::{Arrived, Usage};
 use super::state_dir::StateDir;
 use super::{Config, UploadError};
 use crate::failpoint::{Step, around};
-use crate::upload::journal::Usage;
 
 /// The spool directory and what is in it.
 #[derive(Debug)]
@@ -39,8 +41,7 @@ struct Used {
 #[derive(Debug)]
 pub struct Writer {
     file: File,
-    written: u64,
-    digest: Digest,
+    sums: Sums,
     synced: Mark,
     names_file: bool,
 }
@@ -55,10 +56,6 @@ pub struct Mark {
 }
 
 const READ_BYTES: usize = 256 << 10;
-
-fn new_digest() -> Digest {
-    Digest::new(CrcAlgorithm::Crc64Nvme)
-}
 
 impl Spool {
     /// The spool of a state directory; empty until [`Spool::sweep`].
@@ -182,11 +179,12 @@ impl Spool {
         Ok(())
     }
 
-    /// An empty file for an upload; what was there is cut off, and its quota given back. Blocks.
+    /// An empty file for an upload that is sent in parts of `part_bytes`; what was there is cut off, and its quota given
+    /// back. Blocks.
     ///
     /// # Errors
     /// `Storage`, `DiskFloor`.
-    pub fn create(&self, id: Ulid, uid: u32) -> Result<Writer, UploadError> {
+    pub fn create(&self, id: Ulid, uid: u32, part_bytes: u64) -> Result<Writer, UploadError> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(self.path(id));
         let file = file.map_err(|why| self.failed("creating a spool file", &why))?;
@@ -194,16 +192,15 @@ impl Spool {
         let cut = around(Step::SpoolCut, || file.set_len(0));
         cut.map_err(|why| self.failed("emptying a spool file", &why))?;
         self.release(uid, old);
-        let digest = new_digest();
-        let synced = Mark { bytes: 0, crc64nvme: digest.finalize() };
-        Ok(Writer { file, written: 0, digest, synced, names_file: false })
+        let sums = Sums::new(part_bytes);
+        Ok(Writer { file, synced: sums.mark(), sums, names_file: false })
     }
 
     /// The file of an interrupted stream, after reading it back: `None` where it does not hold what was synced. Blocks.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn reopen(&self, id: Ulid, synced: Mark) -> Result<Option<Writer>, UploadError> {
+    pub fn reopen(&self, id: Ulid, synced: Mark, part_bytes: u64) -> Result<Option<Writer>, UploadError> {
         let file = match OpenOptions::new().read(true).write(true).open(self.path(id)) {
             Ok(file) => file,
             Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -215,12 +212,12 @@ impl Spool {
         }
         let cut = around(Step::SpoolCut, || file.set_len(synced.bytes));
         cut.map_err(|why| self.failed("cutting a spool file", &why))?;
-        let mut digest = new_digest();
-        read_all(&file, |piece| digest.update(piece)).map_err(|why| self.failed("reading a spool file", &why))?;
-        if digest.finalize() != synced.crc64nvme {
+        let mut sums = Sums::new(part_bytes);
+        read_all(&file, |piece| sums.update(piece)).map_err(|why| self.failed("reading a spool file", &why))?;
+        if sums.mark() != synced {
             return Ok(None);
         }
-        Ok(Some(Writer { file, written: synced.bytes, digest, synced, names_file: synced.bytes > 0 }))
+        Ok(Some(Writer { file, sums, synced, names_file: synced.bytes > 0 }))
     }
 
     /// Appends, and syncs where `sync_interval` bytes are not synced yet; answers how far it is synced. Blocks.
@@ -229,15 +226,15 @@ impl Spool {
     /// `Storage`, `DiskFloor`.
     pub fn append(&self, writer: &mut Writer, pieces: &[Bytes], sync_interval: u64) -> Result<Mark, UploadError> {
         for piece in pieces {
-            if let Err(why) = writer.file.write_all_at(piece, writer.written) {
+            let end = writer.sums.bytes();
+            if let Err(why) = writer.file.write_all_at(piece, end) {
                 // A part of the piece may be there: the file ends where the count does.
-                let _ = writer.file.set_len(writer.written);
+                let _ = writer.file.set_len(end);
                 return Err(self.failed("writing to the spool", &why));
             }
-            writer.digest.update(piece);
-            writer.written += piece.len() as u64;
+            writer.sums.update(piece);
         }
-        if writer.written - writer.synced.bytes >= sync_interval {
+        if writer.sums.bytes() - writer.synced.bytes >= sync_interval {
             return self.sync(writer);
         }
         Ok(writer.synced)
@@ -263,7 +260,7 @@ impl Spool {
             return Err(self.failed("syncing the spool", &why));
         }
         writer.names_file = true;
-        writer.synced = Mark { bytes: writer.written, crc64nvme: writer.digest.finalize() };
+        writer.synced = writer.sums.mark();
         Ok(writer.synced)
     }
 
@@ -274,9 +271,8 @@ impl Spool {
     pub fn empty(&self, writer: &mut Writer, uid: u32) -> Result<Mark, UploadError> {
         let cut = around(Step::SpoolCut, || writer.file.set_len(0));
         cut.map_err(|why| self.failed("emptying a spool file", &why))?;
-        self.release(uid, writer.written);
-        writer.written = 0;
-        writer.digest = new_digest();
+        self.release(uid, writer.sums.bytes());
+        writer.sums = Sums::new(writer.sums.part_bytes());
         self.sync(writer)
     }
 
@@ -305,7 +301,16 @@ impl Spool {
 impl Writer {
     /// Everything that was appended, synced or not.
     pub fn written(&self) -> Mark {
-        Mark { bytes: self.written, crc64nvme: self.digest.finalize() }
+        self.sums.mark()
+    }
+
+    /// The whole parts that are synced and that nobody has taken yet; with `complete`, also the last one, which may be
+    /// smaller: then nothing may follow.
+    pub fn take_parts(&mut self, complete: bool) -> Vec<Arrived> {
+        if complete {
+            self.sums.finish();
+        }
+        self.sums.take(self.synced.bytes)
     }
 
     /// What is certainly on the disk.
@@ -343,7 +348,7 @@ fn read_all(file: &File, mut each: impl FnMut(&[u8])) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use crc_fast::checksum;
+    use crc_fast::{CrcAlgorithm, checksum};
 
     use super::*;
     use crate::upload::state::Phase;
@@ -381,13 +386,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let spool = spool(root.path(), &small());
         let id = Ulid::generate();
-        let mut writer = spool.create(id, 1).unwrap();
+        let mut writer = spool.create(id, 1, 4).unwrap();
         let mark = spool.append(&mut writer, &[Bytes::from_static(b"hello "), Bytes::from_static(b"wor")], 8).unwrap();
         assert_eq!(mark, Mark { bytes: 9, crc64nvme: checksum(CrcAlgorithm::Crc64Nvme, b"hello wor") });
         let unsynced = spool.append(&mut writer, &[Bytes::from_static(b"xx")], 8).unwrap();
         assert_eq!(unsynced, mark, "what is not synced does not count");
         drop(writer);
-        let mut writer = spool.reopen(id, mark).unwrap().unwrap();
+        let mut writer = spool.reopen(id, mark, 4).unwrap().unwrap();
         spool.append(&mut writer, &[Bytes::from_static(b"ld")], 1).unwrap();
         assert_eq!(writer.written().crc64nvme, checksum(CrcAlgorithm::Crc64Nvme, b"hello world"));
         assert_eq!(writer.sha256().unwrap(), <[u8; 32]>::from(Sha256::digest(b"hello world")));
@@ -395,7 +400,7 @@ mod tests {
         // A flipped bit on the disk is found when the stream goes on.
         let mark = writer.written();
         writer.file.write_all_at(b"H", 0).unwrap();
-        assert!(spool.reopen(id, mark).unwrap().is_none());
+        assert!(spool.reopen(id, mark, 4).unwrap().is_none());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use self::call::{Reply, Request, Stop};
 use super::core::{Core, Running};
 use super::journal::{JournalError, Row, Source};
-use super::plan::{Plan, plan};
+use super::plan::{Plan, part_count, plan};
 use super::source::{Fingerprint, reopen, unchanged};
 use super::{Destination, UploadFailure, WaitReason, failure};
 use crate::store::{ObjectStore, PartBody, Progress, StoreErrorKind, Stored, Target, UPLOAD_ID_METADATA};
@@ -42,6 +42,8 @@ pub(super) enum Ended {
     Wait(Wait),
     /// Interrupted by a cancellation or a stop.
     Stopped,
+    /// It still arrives, and every part that is here is sent.
+    Drained,
 }
 
 /// Why not now, and who else it is true for.
@@ -108,6 +110,15 @@ pub(super) async fn send(core: Arc<Core>, row: Row, running: Running) -> Ended {
     ended
 }
 
+/// Sends the parts of a stream that are here already; never completes anything.
+pub(super) async fn send_early(core: Arc<Core>, row: Row, running: Running) -> Ended {
+    let Some(destination) = core.destination(&row.destination) else { return Ended::Drained };
+    match Transfer::open(core, row, destination, running).await {
+        Ok(transfer) => Arc::new(transfer).early().await.unwrap_or_else(|ended| ended),
+        Err(ended) => ended,
+    }
+}
+
 impl Transfer {
     async fn open(core: Arc<Core>, row: Row, destination: Destination, running: Running) -> Result<Self, Ended> {
         let (spool, source, id) = (Arc::clone(&core.spool), row.source.clone(), row.id);
@@ -154,17 +165,25 @@ impl Transfer {
     }
 
     fn plan(&self) -> Result<Plan, UploadFailure> {
-        // A part size that was fixed stays, whatever the configuration says now.
-        if let (Some(part_bytes), Some(_)) = (self.row.part_bytes, &self.row.multipart_id) {
+        let (config, profile) = (self.core.config(), self.store.profile());
+        // A part size that was fixed stays, whatever the configuration says now; unless the stream has become longer than
+        // anybody thought, and S3 takes no more parts.
+        let fits = |bytes: &u64| part_count(self.total_bytes, *bytes) <= profile.part_max_count;
+        let fixed = self.row.part_bytes.filter(fits);
+        if let (Some(part_bytes), Some(_)) = (fixed, &self.row.multipart_id) {
             return Ok(Plan::Multipart { part_bytes });
         }
-        let config = self.core.config();
-        plan(self.total_bytes, config.single_put_max_bytes, config.part_size_bytes, &self.store.profile())
+        let part_bytes = fixed.unwrap_or(config.part_size_bytes);
+        plan(self.total_bytes, config.single_put_max_bytes, part_bytes, &profile)
             .map_err(|why| failure::failure(failure::STORE_REFUSED, why.to_string()))
     }
 
     async fn single(self: &Arc<Self>) -> Result<Ended, Ended> {
-        let crc64nvme = self.crc(0, self.total_bytes).await?;
+        let crc64nvme = match self.row.crc64nvme {
+            // Computed as it arrived, and proven to the store: it is not read a second time for that.
+            Some(arrived) if self.fingerprint.is_none() => arrived,
+            _ => self.crc(0, self.total_bytes).await?,
+        };
         self.check_whole(crc64nvme)?;
         self.check_source().await?;
         self.guard_key().await?;

@@ -8,9 +8,9 @@ use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
-use super::{Journal, JournalError, aborts};
+use super::{Journal, JournalError, aborts, parts};
 use crate::session::{SessionId, SessionKind};
-use crate::store::{PartReceipt, Stored};
+use crate::store::Stored;
 use crate::upload::source::Fingerprint;
 use crate::upload::state::{Event, Phase};
 use crate::upload::{KeyPolicy, OnDenied, Priority, UploadFailure, UploadSpec, failure};
@@ -52,10 +52,12 @@ pub struct Row {
     pub crc64nvme: Option<u64>,
     /// SHA-256 of all bytes, where the caller proved it.
     pub sha256: Option<[u8; 32]>,
-    /// The fixed part size of the multipart upload.
+    /// The size of a part: fixed when a stream or a multipart upload begins.
     pub part_bytes: Option<u64>,
     /// The store's id of the multipart upload.
     pub multipart_id: Option<String>,
+    /// When that was begun.
+    pub multipart_ms: Option<i64>,
     /// A write was sent whose outcome may not be known.
     pub in_doubt: bool,
     /// How many times sending was begun again.
@@ -132,12 +134,12 @@ pub(super) fn blob(id: Ulid) -> [u8; 16] {
 }
 
 /// SQLite's integers are signed; sizes stay below 49 TiB.
-fn size(bytes: u64) -> i64 {
+pub(super) fn size(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// All 64 bits of a checksum count.
-fn bits(crc: u64) -> i64 {
+pub(super) fn bits(crc: u64) -> i64 {
     crc.cast_signed()
 }
 
@@ -182,6 +184,7 @@ pub(super) fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         sha256: row.get("sha256")?,
         part_bytes: optional_size(row, "part_bytes")?,
         multipart_id: row.get("multipart_id")?,
+        multipart_ms: row.get("multipart_ms")?,
         in_doubt: row.get("in_doubt")?,
         attempts: row.get("attempts")?,
         failure: reason.map(|reason| failure::failure(failure::reason(&reason), text.unwrap_or_default())),
@@ -192,17 +195,17 @@ pub(super) fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     })
 }
 
-fn find(connection: &Connection, id: Ulid) -> rusqlite::Result<Option<Row>> {
+pub(super) fn find(connection: &Connection, id: Ulid) -> rusqlite::Result<Option<Row>> {
     let mut query = connection.prepare_cached("SELECT * FROM uploads WHERE id = ?")?;
     query.query_row([blob(id)], read_row).optional()
 }
 
 /// Writes everything that may change.
-fn store(connection: &Connection, row: &Row) -> rusqlite::Result<()> {
+pub(super) fn store(connection: &Connection, row: &Row) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(
         "UPDATE uploads SET phase = :phase, received_bytes = :received, received_crc = :received_crc,
             total_bytes = :total, crc64nvme = :crc, sha256 = :sha256, part_bytes = :part_bytes,
-            multipart_id = :multipart_id, in_doubt = :in_doubt, attempts = :attempts, failure = :failure,
+            multipart_id = :multipart_id, multipart_ms = :multipart_ms, in_doubt = :in_doubt, attempts = :attempts, failure = :failure,
             failure_text = :failure_text, etag = :etag, version_id = :version_id, update_ms = :update_ms
          WHERE id = :id",
     )?;
@@ -216,6 +219,7 @@ fn store(connection: &Connection, row: &Row) -> rusqlite::Result<()> {
         ":sha256": row.sha256,
         ":part_bytes": row.part_bytes.map(size),
         ":multipart_id": row.multipart_id,
+        ":multipart_ms": row.multipart_ms,
         ":in_doubt": row.in_doubt,
         ":attempts": row.attempts,
         ":failure": row.failure.as_ref().map(|failure| failure.reason),
@@ -225,6 +229,29 @@ fn store(connection: &Connection, row: &Row) -> rusqlite::Result<()> {
         ":update_ms": row.update_ms,
     })?;
     Ok(())
+}
+
+/// [`Journal::advance`] in the caller's transaction.
+pub(super) fn advance(
+    connection: &Connection,
+    id: Ulid,
+    event: Event,
+    now_ms: i64,
+    change: impl FnOnce(&mut Row),
+) -> rusqlite::Result<Option<Result<Row, Row>>> {
+    let Some(mut row) = find(connection, id)? else { return Ok(None) };
+    let Some(phase) = row.phase.after(event) else { return Ok(Some(Err(row))) };
+    row.phase = phase;
+    change(&mut row);
+    row.update_ms = now_ms;
+    if matches!(phase, Phase::Succeeded | Phase::Cancelled) {
+        if let Some(multipart_id) = row.multipart_id.take() {
+            aborts::note(connection, &row, &multipart_id, now_ms)?;
+        }
+        parts::forget_all(connection, id)?;
+    }
+    store(connection, &row)?;
+    Ok(Some(Ok(row)))
 }
 
 impl Journal {
@@ -317,22 +344,7 @@ impl Journal {
         now_ms: i64,
         change: impl FnOnce(&mut Row) + Send + 'static,
     ) -> Result<Option<Result<Row, Row>>, JournalError> {
-        self.write(move |connection| {
-            let Some(mut row) = find(connection, id)? else { return Ok(None) };
-            let Some(phase) = row.phase.after(event) else { return Ok(Some(Err(row))) };
-            row.phase = phase;
-            change(&mut row);
-            row.update_ms = now_ms;
-            if matches!(phase, Phase::Succeeded | Phase::Cancelled) {
-                if let Some(multipart_id) = row.multipart_id.take() {
-                    aborts::note(connection, &row, &multipart_id, now_ms)?;
-                }
-                drop_parts(connection, id)?;
-            }
-            store(connection, &row)?;
-            Ok(Some(Ok(row)))
-        })
-        .await
+        self.write(move |connection| advance(connection, id, event, now_ms, change)).await
     }
 
     /// The upload is in the store.
@@ -360,61 +372,4 @@ impl Journal {
         })
         .await
     }
-
-    /// A part is in the store.
-    ///
-    /// # Errors
-    /// Where the journal cannot be written.
-    pub async fn part_done(&self, id: Ulid, part: PartReceipt) -> Result<(), JournalError> {
-        self.write(move |connection| {
-            let mut insert = connection.prepare_cached(
-                "INSERT OR REPLACE INTO parts (upload, number, etag, size_bytes, crc64nvme) VALUES (?, ?, ?, ?, ?)",
-            )?;
-            let crc = bits(part.crc64nvme.unwrap_or_default());
-            insert.execute(params![blob(id), part.number, part.etag, size(part.size_bytes), crc]).map(|_| ())
-        })
-        .await
-    }
-
-    /// The parts that are in the store, by number.
-    ///
-    /// # Errors
-    /// Where the journal cannot be read.
-    pub async fn parts(&self, id: Ulid) -> Result<Vec<PartReceipt>, JournalError> {
-        self.read(move |connection| {
-            let mut query = connection.prepare_cached("SELECT * FROM parts WHERE upload = ? ORDER BY number")?;
-            let rows = query.query_map([blob(id)], |row| {
-                Ok(PartReceipt {
-                    number: row.get("number")?,
-                    etag: row.get("etag")?,
-                    size_bytes: row.get::<_, i64>("size_bytes")?.cast_unsigned(),
-                    crc64nvme: Some(row.get::<_, i64>("crc64nvme")?.cast_unsigned()),
-                })
-            })?;
-            rows.collect()
-        })
-        .await
-    }
-
-    /// Forgets the multipart upload, so that another one is begun; notes the old one for abortion where the store may
-    /// still have it.
-    ///
-    /// # Errors
-    /// Where the journal cannot be written.
-    pub async fn restart_multipart(&self, id: Ulid, abort: bool, now_ms: i64) -> Result<(), JournalError> {
-        self.write(move |connection| {
-            let Some(mut row) = find(connection, id)? else { return Ok(()) };
-            if let Some(multipart_id) = row.multipart_id.take().filter(|_| abort) {
-                aborts::note(connection, &row, &multipart_id, now_ms)?;
-            }
-            row.update_ms = now_ms;
-            drop_parts(connection, id)?;
-            store(connection, &row)
-        })
-        .await
-    }
-}
-
-fn drop_parts(connection: &Connection, id: Ulid) -> rusqlite::Result<()> {
-    connection.prepare_cached("DELETE FROM parts WHERE upload = ?")?.execute([blob(id)]).map(|_| ())
 }

@@ -10,7 +10,8 @@ use crate::failpoint::{Step, around};
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// One step per version; the file's `user_version` says how many it has taken. Steps are never changed, only added.
-const STEPS: [&str; 1] = [r"
+const STEPS: [&str; 2] = [
+    r"
 CREATE TABLE uploads (
     id             BLOB PRIMARY KEY,  -- the ULID's 16 bytes: sorts by time
     owner_uid      INTEGER NOT NULL,
@@ -62,7 +63,19 @@ CREATE TABLE aborts (
     multipart_id TEXT NOT NULL,
     create_ms    INTEGER NOT NULL
 );
-"];
+",
+    // Parts are sent while a stream still arrives, and a multipart upload has an age.
+    r"
+ALTER TABLE uploads ADD COLUMN multipart_ms INTEGER;
+CREATE TABLE arrived (                -- parts of a stream that are synced, with the checksum that they arrived with
+    upload     BLOB NOT NULL REFERENCES uploads (id) ON DELETE CASCADE,
+    number     INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    crc64nvme  INTEGER NOT NULL,
+    PRIMARY KEY (upload, number)
+) WITHOUT ROWID;
+",
+];
 
 /// Brings the file up to this version.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), String> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::session::SessionId;
 use crate::store::{PartReceipt, Stored};
+use crate::upload::spool::Mark;
 use crate::upload::state::{Event, Phase};
 use crate::upload::{Ulid, UploadError, failure};
 
@@ -33,6 +34,7 @@ fn row(id: Ulid) -> Row {
         sha256: None,
         part_bytes: None,
         multipart_id: None,
+        multipart_ms: None,
         in_doubt: false,
         attempts: 0,
         failure: None,
@@ -59,6 +61,7 @@ async fn what_was_written_is_there_after_reopening() {
             row.crc64nvme = Some(u64::MAX - 1);
             row.sha256 = Some([3; 32]);
             row.multipart_id = Some("multi".into());
+            row.multipart_ms = Some(4);
             row.part_bytes = Some(5);
             row.failure = Some(failure::failure(failure::OFFLINE, "no link"));
         })
@@ -67,7 +70,9 @@ async fn what_was_written_is_there_after_reopening() {
         .unwrap()
         .unwrap();
     let part = PartReceipt { number: 2, etag: "\"e\"".into(), size_bytes: 4, crc64nvme: Some(u64::MAX) };
-    journal.part_done(id(1), part.clone()).await.unwrap();
+    assert!(journal.part_done(id(1), "multi".into(), part.clone()).await.unwrap());
+    let stale = journal.part_done(id(1), "an older one".into(), part.clone()).await.unwrap();
+    assert!(!stale, "a receipt of another multipart upload is not kept");
     // Dropped without a word, as a crash would.
     drop(journal);
     let journal = reopened(root.path()).await;
@@ -96,7 +101,7 @@ async fn an_end_forgets_parts_and_notes_the_abort() {
             .await
             .unwrap();
         let part = PartReceipt { number: 1, etag: String::new(), size_bytes: 4, crc64nvme: None };
-        journal.part_done(id(number), part).await.unwrap();
+        assert!(journal.part_done(id(number), "multi".into(), part).await.unwrap());
     }
     journal.advance(id(1), Event::Cancel, 5, |_| {}).await.unwrap().unwrap().unwrap();
     journal.stored(id(2), Stored::default(), Some(1), true, 6).await.unwrap().unwrap().unwrap();
@@ -108,6 +113,36 @@ async fn an_end_forgets_parts_and_notes_the_abort() {
     assert_eq!(late.unwrap_err().phase, Phase::Succeeded, "a finished upload is not cancelled");
     journal.abort_done(aborts[0].id).await.unwrap();
     assert!(journal.aborts(10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_has_arrived_goes_with_the_stream() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = open(root.path()).unwrap();
+    let arrived = |number| Arrived { number, size_bytes: 4, crc64nvme: u64::MAX - u64::from(number) };
+    let mark = |bytes| Mark { bytes, crc64nvme: 1 };
+    journal.insert(Row { part_bytes: Some(4), ..row(id(1)) }).await.unwrap();
+    journal.received(id(1), mark(8), vec![arrived(1), arrived(2)], 2).await.unwrap().unwrap().unwrap();
+    assert!(journal.multipart_begun(id(1), "first".into(), 4, 3).await.unwrap());
+    assert!(!journal.multipart_begun(id(1), "second".into(), 4, 3).await.unwrap(), "one at a time");
+    let part = PartReceipt { number: 1, etag: String::new(), size_bytes: 4, crc64nvme: Some(9) };
+    assert!(journal.part_done(id(1), "first".into(), part.clone()).await.unwrap());
+    assert_eq!(journal.arrived(id(1), false).await.unwrap(), [arrived(1), arrived(2)]);
+    assert_eq!(journal.arrived(id(1), true).await.unwrap(), [arrived(2)]);
+
+    journal.restart_stream(id(1), 4).await.unwrap().unwrap().unwrap();
+    assert!(journal.arrived(id(1), false).await.unwrap().is_empty() && journal.parts(id(1)).await.unwrap().is_empty());
+    assert_eq!(journal.aborts(10).await.unwrap()[0].multipart_id, "first");
+    assert!(!journal.part_done(id(1), "first".into(), part).await.unwrap(), "it has left that one");
+
+    journal.finished(id(1), mark(6), None, vec![arrived(1)], 5).await.unwrap().unwrap().unwrap();
+    let late = journal.received(id(1), mark(9), Vec::new(), 6).await.unwrap().unwrap();
+    assert_eq!(late.unwrap_err().total_bytes, Some(6), "a finished stream takes no more");
+    assert!(journal.restart_stream(id(1), 7).await.unwrap().unwrap().is_err(), "nor does it start again");
+    assert!(journal.multipart_begun(id(1), "third".into(), 3, 8).await.unwrap());
+    assert!(journal.arrived(id(1), false).await.unwrap().is_empty(), "those were parts of another size");
+    journal.stored(id(1), Stored::default(), None, true, 9).await.unwrap().unwrap().unwrap();
+    assert!(!journal.multipart_begun(id(1), "fourth".into(), 3, 10).await.unwrap(), "it has ended");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! An object in parts. Every part that the store has taken is in the journal before the next thing happens, so that a
 //! later process sends only what was in flight.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 use super::call::{Reply, Request, Stop};
 use super::{Ended, Transfer, journal_failed};
 use crate::store::{PartReceipt, StoreErrorKind as Kind};
-use crate::upload::plan::{part, part_count};
+use crate::upload::journal::Arrived;
+use crate::upload::plan::{Part, part, part_count};
 
 /// CRC64NVME of the whole object, from its parts in order.
 pub(super) fn combined(parts: &[PartReceipt]) -> u64 {
@@ -31,9 +32,48 @@ enum Round {
     },
 }
 
+/// A part that is to be sent, and its checksum where it is known already.
+#[derive(Debug, Clone, Copy)]
+struct Unsent {
+    place: Part,
+    crc64nvme: Option<u64>,
+}
+
 impl Transfer {
+    /// The parts of a stream that are here already, until there are no more of them.
+    pub(super) async fn early(self: &Arc<Self>) -> Result<Ended, Ended> {
+        let Some(part_bytes) = self.row.part_bytes else { return Ok(Ended::Drained) };
+        let work = self.unsent_arrived(part_bytes).await?;
+        if work.is_empty() {
+            return Ok(Ended::Drained);
+        }
+        let id = match self.row.multipart_id.clone() {
+            Some(id) => id,
+            None => self.begin(part_bytes).await?,
+        };
+        let mut parts = self.known_parts().await?;
+        match self.send_parts(&id, part_bytes, work, true, &mut parts).await? {
+            None => Ok(Ended::Drained),
+            Some(_) => {
+                self.restart(false, "the store does not know it any more").await?;
+                Err(self.once_more("the multipart upload is gone at the store: the parts are sent again"))
+            }
+        }
+    }
+
+    async fn unsent_arrived(&self, part_bytes: u64) -> Result<VecDeque<Unsent>, Ended> {
+        let most = self.store.profile().part_max_count;
+        let arrived = self.core.journal.arrived(self.row.id, true).await.map_err(|why| journal_failed(&why))?;
+        let unsent = |part: &Arrived| Unsent { place: part.place(part_bytes), crc64nvme: Some(part.crc64nvme) };
+        Ok(arrived.iter().filter(|part| part.number <= most).map(unsent).collect())
+    }
+
     pub(super) async fn multipart(self: &Arc<Self>, part_bytes: u64) -> Result<Ended, Ended> {
         let mut multipart_id = self.row.multipart_id.clone();
+        if multipart_id.is_some() && self.row.part_bytes != Some(part_bytes) {
+            self.restart(true, "its parts are too many").await?;
+            multipart_id = None;
+        }
         for restarted in [false, true] {
             let id = match multipart_id.take() {
                 Some(id) => id,
@@ -42,11 +82,7 @@ impl Transfer {
             match self.round(&id, part_bytes).await? {
                 Round::Ended(ended) => return Ok(ended),
                 Round::Restart { abort, why } => {
-                    tracing::info!(upload = %self.row.id, why, "begins another multipart upload");
-                    let forgotten = self.core.journal.restart_multipart(self.row.id, abort, self.core.now_ms()).await;
-                    forgotten.map_err(|why| journal_failed(&why))?;
-                    self.core.aborts.notify_one();
-                    self.running.stored_bytes.store(0, Ordering::Relaxed);
+                    self.restart(abort, &why).await?;
                     if restarted {
                         return Err(self.once_more(&why));
                     }
@@ -62,21 +98,51 @@ impl Transfer {
             Ok(_) => return Err(self.puzzled()),
             Err(stop) => return Err(self.give_up(stop)),
         };
-        let journalled = created.id().to_owned();
-        let written = self.core.journal.change(self.row.id, self.core.now_ms(), move |row| {
-            row.multipart_id = Some(journalled);
-            row.part_bytes = Some(part_bytes);
-        });
-        written.await.map_err(|why| journal_failed(&why))?;
-        Ok(created.recorded())
+        let (id, now_ms) = (created.id().to_owned(), self.core.now_ms());
+        let begun = self.core.journal.multipart_begun(self.row.id, id, part_bytes, now_ms).await;
+        if begun.map_err(|why| journal_failed(&why))? {
+            return Ok(created.recorded());
+        }
+        // Cancelled or begun anew meanwhile: dropping it has it aborted.
+        Err(Ended::Stopped)
+    }
+
+    /// Forgets the multipart upload.
+    async fn restart(&self, abort: bool, why: &str) -> Result<(), Ended> {
+        tracing::info!(upload = %self.row.id, why, "begins another multipart upload");
+        let forgotten = self.core.journal.restart_multipart(self.row.id, abort, self.core.now_ms()).await;
+        forgotten.map_err(|why| journal_failed(&why))?;
+        self.core.aborts.notify_one();
+        self.running.stored_bytes.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn known_parts(&self) -> Result<BTreeMap<u32, PartReceipt>, Ended> {
+        let known = self.core.journal.parts(self.row.id).await.map_err(|why| journal_failed(&why))?;
+        self.running.stored_bytes.store(known.iter().map(|part| part.size_bytes).sum(), Ordering::Relaxed);
+        self.core.refresh(self.row.id);
+        Ok(known.into_iter().map(|part| (part.number, part)).collect())
+    }
+
+    /// Every part that the store does not have yet.
+    async fn missing(&self, part_bytes: u64, done: &BTreeMap<u32, PartReceipt>) -> Result<VecDeque<Unsent>, Ended> {
+        let mut arrived = BTreeMap::new();
+        if self.row.part_bytes == Some(part_bytes) && self.fingerprint.is_none() {
+            let parts = self.core.journal.arrived(self.row.id, true).await.map_err(|why| journal_failed(&why))?;
+            arrived.extend(parts.into_iter().map(|part| ((part.number, part.size_bytes), part.crc64nvme)));
+        }
+        let missing = (1..=part_count(self.total_bytes, part_bytes)).filter(|number| !done.contains_key(number));
+        let unsent = |number| {
+            let place = part(self.total_bytes, part_bytes, number);
+            Unsent { place, crc64nvme: arrived.get(&(number, place.len)).copied() }
+        };
+        Ok(missing.map(unsent).collect())
     }
 
     async fn round(self: &Arc<Self>, multipart_id: &str, part_bytes: u64) -> Result<Round, Ended> {
-        let known = self.core.journal.parts(self.row.id).await.map_err(|why| journal_failed(&why))?;
-        let mut parts: BTreeMap<u32, PartReceipt> = known.into_iter().map(|part| (part.number, part)).collect();
-        self.running.stored_bytes.store(parts.values().map(|part| part.size_bytes).sum(), Ordering::Relaxed);
-        self.core.refresh(self.row.id);
-        if let Some(restart) = self.send_parts(multipart_id, part_bytes, &mut parts).await? {
+        let mut parts = self.known_parts().await?;
+        let work = self.missing(part_bytes, &parts).await?;
+        if let Some(restart) = self.send_parts(multipart_id, part_bytes, work, false, &mut parts).await? {
             return Ok(restart);
         }
         let parts: Vec<PartReceipt> = parts.into_values().collect();
@@ -103,25 +169,32 @@ impl Transfer {
         }
     }
 
-    /// Sends the parts that are not there yet, several at once. The first failure lets the others end, because what they
-    /// have sent already need not be sent again.
+    /// Sends parts, several at once; with `arriving`, also those that come meanwhile. The first failure lets the others
+    /// end, because what they have sent already need not be sent again.
     async fn send_parts(
         self: &Arc<Self>,
         multipart_id: &str,
         part_bytes: u64,
+        mut work: VecDeque<Unsent>,
+        arriving: bool,
         done: &mut BTreeMap<u32, PartReceipt>,
     ) -> Result<Option<Round>, Ended> {
-        let count = part_count(self.total_bytes, part_bytes);
-        let mut missing = (1..=count).filter(|number| !done.contains_key(number)).collect::<Vec<_>>().into_iter();
         let mut under_way = JoinSet::new();
+        let mut begun = BTreeSet::new();
         let mut stopped = None;
         loop {
+            if arriving && work.is_empty() && stopped.is_none() {
+                work = self.unsent_arrived(part_bytes).await?;
+                work.retain(|unsent| !begun.contains(&unsent.place.number));
+            }
+            // One more than may be on the wire: its checksum is computed while the others are sent.
             while stopped.is_none()
-                && under_way.len() < self.core.config().max_parts_in_flight.max(1)
-                && let Some(number) = missing.next()
+                && under_way.len() <= self.core.config().max_parts_in_flight.max(1)
+                && let Some(unsent) = work.pop_front()
             {
+                begun.insert(unsent.place.number);
                 let (transfer, id) = (Arc::clone(self), multipart_id.to_owned());
-                under_way.spawn(async move { transfer.send_part(&id, part_bytes, number).await });
+                under_way.spawn(async move { transfer.send_part(&id, unsent).await });
             }
             match under_way.join_next().await {
                 None => break,
@@ -144,14 +217,19 @@ impl Transfer {
         }
     }
 
-    async fn send_part(&self, multipart_id: &str, part_bytes: u64, number: u32) -> Result<PartReceipt, Stop> {
-        let place = part(self.total_bytes, part_bytes, number);
-        let crc64nvme = self.crc(place.offset, place.len).await.map_err(Stop::Ended)?;
-        let body = self.body(place.offset, place.len, crc64nvme);
+    async fn send_part(&self, multipart_id: &str, unsent: Unsent) -> Result<PartReceipt, Stop> {
+        let Part { number, offset, len } = unsent.place;
+        let crc64nvme = match unsent.crc64nvme {
+            Some(arrived) => arrived,
+            None => self.crc(offset, len).await.map_err(Stop::Ended)?,
+        };
+        let body = self.body(offset, len, crc64nvme);
         match self.call(Request::Part { multipart_id, number, body: &body }).await? {
             Reply::Part(receipt) => {
-                let journalled = self.core.journal.part_done(self.row.id, receipt.clone()).await;
-                journalled.map_err(|why| Stop::Ended(journal_failed(&why)))?;
+                let kept = self.core.journal.part_done(self.row.id, multipart_id.to_owned(), receipt.clone()).await;
+                if !kept.map_err(|why| Stop::Ended(journal_failed(&why)))? {
+                    return Err(Stop::Ended(Ended::Stopped));
+                }
                 self.running.stored_bytes.fetch_add(receipt.size_bytes, Ordering::Relaxed);
                 self.core.refresh(self.row.id);
                 Ok(receipt)
