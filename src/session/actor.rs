@@ -21,7 +21,8 @@ use super::registry::{Handle, Shared, stopping};
 use super::state::Machine;
 use super::upstream::{self, Outcome};
 use super::{
-    Identity, RefreshGrant, ServiceConfig, SessionError, SessionId, SessionKind, SessionState, SessionView, TokenSet,
+    Identity, RefreshGrant, ServedTokens, ServiceConfig, SessionError, SessionId, SessionKind, SessionState,
+    SessionView, TokenSet,
 };
 use crate::clock::{BootInstant, from_unix_ms};
 use crate::credential::Credentials;
@@ -76,7 +77,8 @@ pub struct Actor {
     pending: Option<upstream::Pending>,
     waiting: Vec<Waiting>,
     contents: Contents,
-    tokens: Option<TokenSet>,
+    /// Nothing else of a [`TokenSet`] is held: a thousand sessions wait here.
+    tokens: Option<ServedTokens>,
     credentials: Option<Arc<Credentials>>,
     last_error: Option<String>,
     /// What the readers' copy was made of.
@@ -167,7 +169,7 @@ impl Actor {
             pending: None,
             waiting: Vec::new(),
             contents,
-            tokens: start.tokens,
+            tokens: start.tokens.map(ServedTokens::from),
             credentials: None,
             last_error,
             copied: None,
@@ -180,7 +182,7 @@ impl Actor {
         });
         if let Some(tokens) = &actor.tokens {
             let event = Event::SignedIn {
-                id_token_deadline: actor.boot_deadline(tokens.claims.expire_time),
+                id_token_deadline: actor.boot_deadline(tokens.id_token_expire_time),
                 can_refresh: actor.contents.refresh_token.is_some(),
             };
             // A new session's first effect is one call: nothing of it has to be waited for.
@@ -333,7 +335,7 @@ impl Actor {
             id_token_deadline: self.boot_deadline(tokens.claims.expire_time),
             can_refresh: self.contents.refresh_token.is_some(),
         };
-        self.tokens = Some(tokens);
+        self.tokens = Some(tokens.into());
         self.happen(event).await;
         self.handle.vending.store(true, Ordering::SeqCst);
         tracing::info!(session = %self.handle.place.id, "signed in again");
@@ -431,7 +433,8 @@ impl Actor {
     }
 
     fn revoke(&self, everywhere: bool) {
-        let access_token = self.tokens.as_ref().and_then(|set| set.access_token.clone());
+        let access_token = self.tokens.as_ref().and_then(|tokens| tokens.access_token.as_ref());
+        let access_token = access_token.map(|(token, _)| token.clone());
         let refresh_token = self.contents.refresh_token.clone();
         // An access token alone ends the user's other sessions still.
         if refresh_token.is_some() || (everywhere && access_token.is_some()) {

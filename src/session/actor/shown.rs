@@ -8,7 +8,7 @@ use super::super::event::Refusal;
 use super::super::failure::session_error;
 use super::super::mailbox::Asker;
 use super::super::registry::Served;
-use super::super::{ServedCredentials, ServedTokens, SessionError, SessionState, SessionView, TokenSet};
+use super::super::{ServedCredentials, SessionError, SessionState, SessionView};
 use super::Actor;
 use crate::clock::BootInstant;
 use crate::telemetry::metrics;
@@ -96,7 +96,7 @@ impl Actor {
                 let _ = reply.send(self.served().ok_or_else(missing));
             }
             Asker::Tokens(reply) => {
-                let _ = reply.send(self.tokens.as_ref().map(served_tokens).ok_or_else(missing));
+                let _ = reply.send(self.tokens.clone().ok_or_else(missing));
             }
             Asker::Refresh(reply) => {
                 let _ = reply.send(Ok(self.view_now(self.shared.clock.boot())));
@@ -105,14 +105,6 @@ impl Actor {
                 let _ = reply.send(Ok(true));
             }
         }
-    }
-}
-
-fn served_tokens(set: &TokenSet) -> ServedTokens {
-    ServedTokens {
-        id_token: set.id_token.clone(),
-        id_token_expire_time: set.claims.expire_time,
-        access_token: set.access_token.clone().zip(set.access_token_expire_time),
     }
 }
 

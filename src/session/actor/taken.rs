@@ -39,10 +39,10 @@ impl Actor {
     /// Sends a call; see [`upstream::call`].
     pub(super) fn send(&mut self, call: Call) {
         let secrets = upstream::Secrets {
-            login: self.tokens.as_ref().map(|set| Login {
+            login: self.tokens.as_ref().map(|tokens| Login {
                 provider: self.identity.tokens.provider().to_owned(),
-                subject: set.claims.subject.clone(),
-                id_token: set.id_token.clone(),
+                subject: self.subject().to_owned(),
+                id_token: tokens.id_token.clone(),
             }),
             grant: RefreshGrant {
                 refresh_token: self.contents.refresh_token.clone(),
@@ -104,7 +104,7 @@ impl Actor {
         }
     }
 
-    async fn take_tokens(&mut self, set: TokenSet) -> Taken {
+    async fn take_tokens(&mut self, mut set: TokenSet) -> Taken {
         let is_first = self.service.is_some() && self.contents.subject.is_none();
         if is_first {
             self.contents.subject = Some(set.claims.subject.clone());
@@ -113,9 +113,8 @@ impl Actor {
             let account = self.service.as_ref().and_then(|account| account.username());
             self.contents.username = account.unwrap_or(&set.claims.username).to_owned();
         }
-        let subject = self.contents.subject.as_ref().unwrap_or(&self.handle.place.subject);
-        let expected = (&self.contents.issuer, subject, &self.contents.audience);
-        if (&set.claims.issuer, &set.claims.subject, &set.claims.audience) != expected {
+        let expected = (self.contents.issuer.as_str(), self.subject(), self.contents.audience.as_str());
+        if (set.claims.issuer.as_str(), set.claims.subject.as_str(), set.claims.audience.as_str()) != expected {
             let text = if self.service.is_some() {
                 "the device account is another user, issuer or client than before: its session is parked; give the \
                  [[service_session]] another name to begin anew as that user"
@@ -127,8 +126,8 @@ impl Actor {
         let groups_changed = set.claims.groups != self.contents.groups;
         let rotated = set.refresh_token.is_some();
         let noted = self.contents.reply_open || self.contents.rotates != Some(rotated);
-        if let Some(token) = &set.refresh_token {
-            self.contents.refresh_token = Some(token.clone());
+        if let Some(token) = set.refresh_token.take() {
+            self.contents.refresh_token = Some(token);
         }
         // A device account that signed itself in again may be a new device to the pool, which refreshes only for that one.
         let key = |device: &Option<RememberedDevice>| device.as_ref().map(|device| device.key.clone());
@@ -152,7 +151,7 @@ impl Actor {
             let text = "the refreshed ID token had ended when it arrived: is the user pool's clock right?";
             return Err((Failure::Transient, text.to_owned()));
         }
-        self.tokens = Some(set);
+        self.tokens = Some(set.into());
         Ok(Success::Tokens { id_token_deadline, groups_changed, rotated })
     }
 
@@ -195,6 +194,11 @@ impl Actor {
         }
         self.credentials = Some(Arc::new(credentials));
         Ok(Success::Credentials { received, deadline })
+    }
+
+    /// Who is signed in: the `sub` of every one of the session's tokens. A service session learns it from the first ones.
+    fn subject(&self) -> &str {
+        self.contents.subject.as_ref().unwrap_or(&self.handle.place.subject)
     }
 
     fn now(&self) -> BootInstant {
