@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 use ulid::Ulid;
 
 use super::journal::{Journal, Row, Unfinished};
@@ -345,6 +346,16 @@ impl Core {
         let ceiling = ceiling.min(self.config().backoff_max_ms);
         Duration::from_millis(rand::random_range(0..=ceiling))
     }
+}
+
+/// Runs a step that must not stop half-way to its end, also where whoever asked for it goes away: what the journal says
+/// and what the queue holds would differ until the next start.
+pub(super) async fn whole<T: Send + 'static>(
+    core: &Arc<Core>,
+    step: impl Future<Output = Result<T, UploadError>> + Send + 'static,
+) -> Result<T, UploadError> {
+    let done = core.tasks.spawn(step.in_current_span()).await;
+    done.unwrap_or_else(|why| Err(UploadError::Storage(format!("a step broke off: {why}"))))
 }
 
 /// The lane of an upload.

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
-use super::core::{Core, count_phase};
+use super::core::{Core, count_phase, whole};
 use super::journal::{Arrived, Row};
 use super::recovery;
 use super::spool::{Mark, Spool, Writer};
@@ -405,13 +405,19 @@ impl Stream {
         }
         self.check()?;
         let arrived = self.whole_parts(mark, true);
-        let finished = self.core.journal.finished(self.id, mark, sha256, arrived, self.core.now_ms());
+        let (core, id) = (Arc::clone(&self.core), self.id);
+        let finished = whole(&self.core, async move {
+            let finished = core.journal.finished(id, mark, sha256, arrived, core.now_ms()).await?;
+            if let Some(Ok(row)) = &finished {
+                count_phase(row.phase);
+                core.enqueue(row);
+                core.publish(row).await;
+            }
+            Ok(finished)
+        });
         let row = self.still(finished.await?)?;
         self.journalled = mark;
-        count_phase(row.phase);
         let core = Arc::clone(&self.core);
-        core.enqueue(&row);
-        core.publish(&row).await;
         core.view(&row).await
     }
 

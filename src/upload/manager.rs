@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
-use super::core::{Core, count_phase};
+use super::core::{Core, count_phase, whole};
 use super::ingest::{HANDOVER, Slot};
 use super::journal::{Journal, Row, Source};
 use super::recovery::{blocking, recover, restart_stream, stop};
@@ -60,7 +60,7 @@ pub enum StartError {
 
 /// Every upload of this device; clones share it.
 #[derive(Debug, Clone)]
-pub struct Uploads(Arc<Core>);
+pub struct Uploads(pub(super) Arc<Core>);
 
 impl Uploads {
     /// Takes the state directory, recovers what it holds and starts sending. `cancel` stops everything at once;
@@ -254,13 +254,16 @@ impl Uploads {
         row.phase = Phase::Pending;
         row.received_bytes = size_bytes;
         row.total_bytes = Some(size_bytes);
-        let row = match admission::enter(core, &row).await? {
-            Some(there) => admission::same(there, &caller, &spec_hash)?,
-            None => row,
-        };
-        count_phase(row.phase);
-        core.enqueue(&row);
-        core.view(&row).await
+        let queued = Arc::clone(core);
+        let row = whole(core, async move {
+            if let Some(there) = admission::enter(&queued, &row).await? {
+                return admission::same(there, &caller, &spec_hash);
+            }
+            count_phase(row.phase);
+            queued.enqueue(&row);
+            Ok(row)
+        });
+        core.view(&row.await?).await
     }
 
     /// One of the caller's uploads.
@@ -320,7 +323,8 @@ impl Uploads {
     /// `NotFound`, `WrongState`.
     pub async fn cancel(&self, caller: &Caller, id: Ulid) -> Result<UploadView, UploadError> {
         let row = self.find(caller, id).await?;
-        let row = self.stop(&row, None).await?;
+        let uploads = self.clone();
+        let row = whole(&self.0, async move { uploads.stop(&row, None).await }).await?;
         self.0.view(&row).await
     }
 
@@ -331,16 +335,21 @@ impl Uploads {
     pub async fn retry(&self, caller: &Caller, id: Ulid) -> Result<UploadView, UploadError> {
         self.check_running()?;
         self.find(caller, id).await?;
-        let retried = self.0.journal.advance(id, Event::Retry, self.0.now_ms(), |row| {
-            row.attempts = row.attempts.saturating_add(1);
+        let core = Arc::clone(&self.0);
+        let retried = whole(&self.0, async move {
+            let retried = core.journal.advance(id, Event::Retry, core.now_ms(), |row| {
+                row.attempts = row.attempts.saturating_add(1);
+            });
+            let retried = retried.await?;
+            if let Some(Ok(row)) = &retried {
+                count_phase(row.phase);
+                core.enqueue(row);
+                core.publish(row).await;
+            }
+            Ok(retried)
         });
         match retried.await? {
-            Some(Ok(row)) => {
-                count_phase(row.phase);
-                self.0.enqueue(&row);
-                self.0.publish(&row).await;
-                self.0.view(&row).await
-            }
+            Some(Ok(row)) => self.0.view(&row).await,
             Some(Err(row)) => Err(UploadError::WrongState(id, name(self.0.view(&row).await?.state))),
             None => Err(UploadError::NotFound(id)),
         }
@@ -436,7 +445,7 @@ impl Uploads {
         self.0.tasks.wait().await;
     }
 
-    fn check_running(&self) -> Result<(), UploadError> {
+    pub(super) fn check_running(&self) -> Result<(), UploadError> {
         if self.0.stopping.is_cancelled() { Err(UploadError::Stopping) } else { Ok(()) }
     }
 
