@@ -28,7 +28,7 @@ use tonic_health::ServingStatus;
 
 pub use account::Directories;
 pub use config::Config;
-pub use gateway::{Gateway, Reloaded};
+pub use gateway::{FolderCondition, Gateway, HotFolder, Reloaded};
 pub use listener::{ListenError, Listener};
 pub use reason::Reason;
 pub use status::DOMAIN as ERROR_DOMAIN;

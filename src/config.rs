@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub use document::changed_keys;
 pub use reader::Problem;
 
-use crate::{api, credential, session, store, telemetry, upload, vend};
+use crate::{api, credential, hot_folder, session, store, telemetry, upload, vend};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Config {
     pub identities: Vec<IdentityConfig>,
     /// `[[destination]]`; at least one.
     pub destinations: Vec<DestinationConfig>,
+    /// `[[hot_folder]]`.
+    pub hot_folders: Vec<hot_folder::Config>,
 }
 
 /// `[[identity]]`.
@@ -247,6 +249,69 @@ mod tests {
             .replace("cognito_identity_pool\"", "web_identity\"\nrole_arn = \"arn:aws:iam::1:role/x\"");
         let problems = Config::parse(&guests).unwrap_err();
         assert!(problems[0].message.contains("only an identity pool takes guests"), "{problems:?}");
+    }
+
+    const ACCOUNT: &str = "\n[[service_session]]\nname = \"kiosk\"\nallowed_uids = [7, 8]\nusername = \"kiosk\"\n\
+                           password_file = \"/p\"\n";
+
+    #[test]
+    fn the_hot_folder_of_the_full_file_spells_out_the_defaults() {
+        let table = FULL.split_once("# [[hot_folder]]\n").unwrap().1;
+        let is_key = |line: &&str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        let keys: Vec<&str> = table.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_key).collect();
+        // These have no default, or come from elsewhere.
+        let given = |line: &&&str| {
+            ["path", "session", "destination", "owner_uid", "device", "include", "move_to"]
+                .iter()
+                .any(|key| line.starts_with(&format!("{key} =")))
+        };
+        let parse =
+            |lines: &str| Config::parse(&format!("{MINIMAL}{ACCOUNT}[[hot_folder]]\npath = \"/srv/camera\"\n{lines}"));
+        let spelled: Vec<&str> = keys.iter().filter(|line| !given(line)).copied().collect();
+        assert_eq!(parse(&spelled.join("\n")).unwrap().hot_folders, parse("").unwrap().hot_folders);
+        let problems = parse("no_such_key_at_all_anywhere = 1").unwrap_err();
+        for key in problems[0].message.split_once("known here: ").unwrap().1.split(", ") {
+            assert!(keys.iter().any(|line| line.starts_with(&format!("{key} ="))), "config/full.toml lacks {key}");
+        }
+        let all = keys.join("\n").replace("\"keep\"", "\"move\"").replace("owner_uid = 1000", "owner_uid = 8");
+        let all = all.replace("path = \"/srv/camera\"\n", "");
+        assert_eq!(parse(&all).unwrap().hot_folders[0].owner_uid, 8);
+    }
+
+    #[test]
+    fn what_cannot_work_of_a_hot_folder_is_named() {
+        let with = |lines: &str| Config::parse(&format!("{MINIMAL}{ACCOUNT}[[hot_folder]]\n{lines}\n"));
+        let folder = &with("path = \"/srv/camera\"").unwrap().hot_folders[0];
+        assert_eq!((folder.session.as_str(), folder.owner_uid, folder.destination.as_str()), ("kiosk", 7, "photos"));
+        let another = "[[hot_folder]]\npath = \"/srv/camera/a\"";
+        for (lines, why) in [
+            ("", "path: is missing"),
+            ("path = \"camera\"", "must be an absolute path"),
+            ("path = \"/srv/../etc\"", "must not have a .."),
+            ("path = \"/var/lib/tidegate/x\"", "apart from daemon.state_dir"),
+            ("path = \"/s\"\nsession = \"ada\"", "session: must be the name of a [[service_session]]: kiosk"),
+            ("path = \"/s\"\ndestination = \"x\"", "destination: must be the name of a [[destination]]: photos"),
+            ("path = \"/s\"\nowner_uid = 9", "must be one of the session's allowed_uids: [7, 8]"),
+            ("path = \"/s\"\nkey = \"free/{file}\"", "key: names {file}; known are {name}"),
+            ("path = \"/s\"\nkey = \"free/{stem}\"\nkey_policy = \"exact\"", "must have {name}"),
+            ("path = \"/s\"\noverwrite = true", "works with key_policy"),
+            ("path = \"/s\"\nexclude = [\"[a]\"]", "exclude: \"[a]\" has '['"),
+            ("path = \"/s\"\ndevice = \"a/b\"", "device: must be one part of a key"),
+            ("path = \"/s\"\nafter_upload = \"move\"", "move_to: is missing"),
+            ("path = \"/s\"\nmove_to = \"/t\"", "move_to: must be left out"),
+            ("path = \"/s/a\"\nafter_upload = \"move\"\nmove_to = \"/s\"", "must be another folder"),
+            ("path = \"/srv/camera\"\n[[hot_folder]]\npath = \"/srv/camera\"", "more than once"),
+            (&format!("path = \"/srv/camera\"\nrecursive = true\n{another}"), "lies in /srv/camera"),
+        ] {
+            let problems = with(lines).unwrap_err();
+            assert!(problems.iter().any(|problem| problem.to_string().contains(why)), "{why}: {problems:?}");
+        }
+        with(&format!("path = \"/srv/camera\"\n{another}")).unwrap();
+        let unproved = MINIMAL.replace("[[destination]]", "[[destination]]\nchecksum = \"none\"");
+        let text = format!("{unproved}{ACCOUNT}[[hot_folder]]\npath = \"/s\"\nafter_upload = \"delete\"\n");
+        assert!(Config::parse(&text).unwrap_err()[0].message.contains("does not prove"));
+        let nobody = Config::parse(&format!("{MINIMAL}[[hot_folder]]\npath = \"/s\"\n")).unwrap_err();
+        assert!(nobody[0].to_string().contains("there is none"), "{nobody:?}");
     }
 
     #[test]

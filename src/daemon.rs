@@ -22,6 +22,7 @@ use crate::api;
 use crate::clock::Clock;
 use crate::config::watch::FileWatch;
 use crate::config::{Config, ConfigError};
+use crate::hot_folder::{Condition, HotFolderView, HotFolders};
 use crate::session::{SessionError, Sessions};
 use crate::telemetry::{self, FilterHandle, TelemetryError};
 use crate::upload::{StartError, Uploads};
@@ -29,6 +30,9 @@ use crate::vend::{self, VendError};
 
 /// What a stop may take beyond the drain, before the process ends all the same.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// What hot folders may take to come to a rest.
+const FOLDERS_GRACE: Duration = Duration::from_secs(1);
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +96,7 @@ pub struct Daemon {
     drain_timeout: Duration,
     sessions: Sessions,
     uploads: Uploads,
+    hot_folders: HotFolders,
     reloader: Reloader,
     /// Ends the API: no new connections, watch streams end.
     stop_api: CancellationToken,
@@ -134,7 +139,9 @@ impl Daemon {
             stop.child_token(),
         )
         .await?;
-        let reloader = Reloader::new(source, &config, uploads.clone(), log_filter, clock);
+        let hot_folders =
+            HotFolders::start(config.hot_folders.clone(), uploads.clone(), clock.clone(), stop.child_token());
+        let reloader = Reloader::new(source, &config, uploads.clone(), hot_folders.clone(), log_filter, clock);
         let stop_api = stop.child_token();
         let socket_path = config.api.socket_path.clone();
         let drain_timeout = Duration::from_millis(config.drain_timeout_ms);
@@ -145,6 +152,7 @@ impl Daemon {
             gateway: Arc::new(Steering {
                 start_time,
                 identities: config.identities.into_iter().map(|identity| identity.name).collect(),
+                hot_folders: hot_folders.clone(),
                 reloader: reloader.clone(),
             }),
             endpoint_base: endpoint.as_ref().map(vend::Endpoint::url_base),
@@ -163,7 +171,7 @@ impl Daemon {
             "the API"
         });
         guard.disarm();
-        Ok(Self { socket_path, drain_timeout, sessions, uploads, reloader, stop_api, stop, servers })
+        Ok(Self { socket_path, drain_timeout, sessions, uploads, hot_folders, reloader, stop_api, stop, servers })
     }
 
     /// Where it listens.
@@ -193,6 +201,9 @@ impl Daemon {
     /// Stops: no new calls, running ones end, parts in flight end (for the drain timeout at most), then the rest.
     pub async fn stop(mut self) {
         self.stop_api.cancel();
+        // Nothing new comes from the folders: what is in them is there at the next start. A dead network share may hold
+        // one up, but nobody else.
+        let _ = tokio::time::timeout(FOLDERS_GRACE, self.hot_folders.stop()).await;
         // The API bounds its own drain; calls that wait for an upload end with the uploads' drain.
         let served = async { while self.servers.join_next().await.is_some() {} };
         tokio::join!(served, self.uploads.drain(self.drain_timeout));
@@ -207,6 +218,7 @@ impl Daemon {
 struct Steering {
     start_time: SystemTime,
     identities: Vec<String>,
+    hot_folders: HotFolders,
     reloader: Reloader,
 }
 
@@ -224,6 +236,10 @@ impl api::Gateway for Steering {
         self.identities.clone()
     }
 
+    fn hot_folders(&self) -> Vec<api::HotFolder> {
+        self.hot_folders.views().into_iter().map(shown).collect()
+    }
+
     async fn reload(&self) -> Result<api::Reloaded, Vec<String>> {
         self.reloader.reload().await.map_err(|error| match error {
             ReloadError::Config(ConfigError::Invalid { problems, .. }) => {
@@ -231,6 +247,31 @@ impl api::Gateway for Steering {
             }
             other => vec![other.to_string()],
         })
+    }
+}
+
+/// A hot folder as the API shows it.
+fn shown(view: HotFolderView) -> api::HotFolder {
+    api::HotFolder {
+        last_error: view.trouble(),
+        path: view.path.display().to_string(),
+        session: view.session,
+        owner_uid: view.owner_uid,
+        destination: view.destination,
+        condition: match view.condition {
+            Condition::Starting => api::FolderCondition::Starting,
+            Condition::Watching => api::FolderCondition::Watching,
+            Condition::Polling => api::FolderCondition::Polling,
+            Condition::Missing => api::FolderCondition::Missing,
+            Condition::Unreadable => api::FolderCondition::Unreadable,
+        },
+        taken_count: view.taken_count,
+        waiting_count: view.waiting_count,
+        open_count: view.open_count,
+        failed_count: view.failed_count,
+        refused_count: view.refused_count,
+        stuck_count: view.stuck_count,
+        scan_time: view.scan_time,
     }
 }
 

@@ -10,9 +10,11 @@ pub mod config;
 pub mod credential;
 pub mod daemon;
 pub mod failpoint;
+pub mod hot_folder;
 #[cfg(feature = "local-cloud")]
 pub mod local_cloud;
 pub mod loopback;
+pub mod media_type;
 pub mod pre_sign_up;
 pub mod session;
 pub mod srp;

@@ -5,8 +5,10 @@
 mod admission;
 mod config;
 mod core;
+mod ends;
 mod engine;
 mod failure;
+mod folders;
 mod housekeeping;
 mod ingest;
 mod journal;
@@ -30,9 +32,13 @@ use std::time::SystemTime;
 pub use ulid::Ulid;
 
 pub use self::config::{Config, Destination};
+pub use self::ends::End;
+pub use self::folders::Imported;
 pub use self::ingest::Ingest;
+pub use self::journal::{EndedFile, FolderCounts, FolderFile, Known, Settled};
 pub use self::key::check_template as check_prefix;
 pub use self::manager::{StartError, Uploads};
+pub use self::source::Fingerprint;
 use crate::session::SessionId;
 
 /// How far an upload got.
@@ -181,6 +187,12 @@ pub struct UploadView {
     pub create_time: SystemTime,
     /// When it last changed.
     pub update_time: SystemTime,
+    /// When it ended.
+    pub end_time: Option<SystemTime>,
+    /// When its receipt is forgotten; `None` while something is left to do with it.
+    pub expire_time: Option<SystemTime>,
+    /// The file on the device, where the bytes came from one.
+    pub path: Option<String>,
     /// How many times sending was begun again.
     pub attempt_count: u32,
 }

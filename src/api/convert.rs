@@ -9,6 +9,7 @@ use prost_types::Timestamp;
 use secrecy::ExposeSecret as _;
 use tonic::Status;
 
+use super::gateway::{FolderCondition, HotFolder};
 use super::names;
 use super::reason::Reason;
 use super::status::{Failure, field, require};
@@ -118,6 +119,34 @@ pub fn upload(view: UploadView) -> v1::Upload {
         create_time: Some(timestamp(view.create_time)),
         update_time: Some(timestamp(view.update_time)),
         attempt_count: i32::try_from(view.attempt_count).unwrap_or(i32::MAX),
+        end_time: view.end_time.map(timestamp),
+        expire_time: view.expire_time.map(timestamp),
+        path: view.path.unwrap_or_default(),
+    }
+}
+
+/// A hot folder.
+pub fn hot_folder(folder: HotFolder) -> v1::HotFolder {
+    let state = match folder.condition {
+        FolderCondition::Starting => v1::HotFolderState::Starting,
+        FolderCondition::Watching => v1::HotFolderState::Watching,
+        FolderCondition::Polling => v1::HotFolderState::Polling,
+        FolderCondition::Missing => v1::HotFolderState::Missing,
+        FolderCondition::Unreadable => v1::HotFolderState::Unreadable,
+    };
+    v1::HotFolder {
+        path: folder.path,
+        session: folder.session,
+        destination: folder.destination,
+        state: state.into(),
+        last_error: folder.last_error,
+        taken_count: count(folder.taken_count),
+        waiting_count: count(folder.waiting_count),
+        open_count: count(folder.open_count),
+        failed_count: count(folder.failed_count),
+        refused_count: count(folder.refused_count),
+        stuck_count: count(folder.stuck_count),
+        scan_time: folder.scan_time.map(timestamp),
     }
 }
 

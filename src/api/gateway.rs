@@ -22,6 +22,8 @@ pub trait Gateway: Send + Sync + 'static {
     fn destinations(&self) -> Vec<String>;
     /// The identities' names.
     fn identities(&self) -> Vec<String>;
+    /// The hot folders.
+    fn hot_folders(&self) -> Vec<HotFolder>;
     /// Reads the configuration file again.
     ///
     /// # Errors
@@ -36,6 +38,52 @@ pub struct Reloaded {
     pub applied_keys: Vec<String>,
     /// Keys that need a restart.
     pub restart_keys: Vec<String>,
+}
+
+/// A hot folder.
+#[derive(Debug, Clone)]
+pub struct HotFolder {
+    /// The folder.
+    pub path: String,
+    /// The service session's name.
+    pub session: String,
+    /// Whose uploads they are.
+    pub owner_uid: u32,
+    /// The destination's name.
+    pub destination: String,
+    /// How it is.
+    pub condition: FolderCondition,
+    /// What is wrong, or nothing.
+    pub last_error: String,
+    /// Files that were taken since the start.
+    pub taken_count: u64,
+    /// Files that may soon be complete.
+    pub waiting_count: u64,
+    /// Files on their way.
+    pub open_count: u64,
+    /// Files whose uploads failed.
+    pub failed_count: u64,
+    /// Files that were refused.
+    pub refused_count: u64,
+    /// Files that could not be deleted or moved.
+    pub stuck_count: u64,
+    /// When the whole folder was last looked through.
+    pub scan_time: Option<SystemTime>,
+}
+
+/// How a hot folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FolderCondition {
+    /// Not looked at yet.
+    Starting,
+    /// Every file is told.
+    Watching,
+    /// Files are found by looking.
+    Polling,
+    /// It is not there.
+    Missing,
+    /// It cannot be read.
+    Unreadable,
 }
 
 /// See the module.
@@ -77,6 +125,13 @@ impl GatewayService for GatewayApi {
             destinations: self.gateway.destinations(),
             identities: self.gateway.identities(),
             all_uids: caller.is_admin,
+            hot_folders: self
+                .gateway
+                .hot_folders()
+                .into_iter()
+                .filter(|folder| caller.is_admin || folder.owner_uid == caller.uid)
+                .map(convert::hot_folder)
+                .collect(),
         }))
     }
 

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::text::{session_kind, session_state, time, upload_state, wait_reason};
+use super::text::{hot_folder_state, session_kind, session_state, time, upload_state, wait_reason};
 use crate::api::v1;
 
 /// A session.
@@ -75,6 +75,9 @@ pub fn upload(upload: &v1::Upload) -> Value {
         "failure": failure,
         "create_time": time(upload.create_time.as_ref()),
         "update_time": time(upload.update_time.as_ref()),
+        "end_time": time(upload.end_time.as_ref()),
+        "expire_time": time(upload.expire_time.as_ref()),
+        "path": or_null(&upload.path),
         "attempt_count": upload.attempt_count,
     })
 }
@@ -100,6 +103,24 @@ pub fn status(status: &v1::GetStatusResponse) -> Value {
         "destinations": status.destinations,
         "identities": status.identities,
         "all_uids": status.all_uids,
+        "hot_folders": status.hot_folders.iter().map(hot_folder).collect::<Vec<_>>(),
+    })
+}
+
+fn hot_folder(folder: &v1::HotFolder) -> Value {
+    json!({
+        "path": folder.path,
+        "session": folder.session,
+        "destination": folder.destination,
+        "state": hot_folder_state(folder.state),
+        "last_error": or_null(&folder.last_error),
+        "taken_count": folder.taken_count,
+        "waiting_count": folder.waiting_count,
+        "open_count": folder.open_count,
+        "failed_count": folder.failed_count,
+        "refused_count": folder.refused_count,
+        "stuck_count": folder.stuck_count,
+        "scan_time": time(folder.scan_time.as_ref()),
     })
 }
 

@@ -6,8 +6,8 @@ use super::client::{Client, answer, unary};
 use super::exit::CliError;
 use super::json;
 use super::output::Output;
-use super::text::{size, time};
-use crate::api::v1::{GetStatusRequest, GetStatusResponse};
+use super::text::{hot_folder_state, one_line, size, time};
+use crate::api::v1::{GetStatusRequest, GetStatusResponse, HotFolder};
 
 pub async fn run(client: &Client, output: &Output) -> Result<(), CliError> {
     let status = answer("read the status", client.gateway().get_status(unary(GetStatusRequest {})).await)?;
@@ -26,7 +26,7 @@ fn describe(status: &GetStatusResponse) -> String {
     } else {
         counts.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
     };
-    format!(
+    let mut text = format!(
         "tidegate {} since {since}: {accepting}, {sending}\n\
          sessions ({whose}): {}\n\
          uploads ({whose}): {uploads}\n\
@@ -40,5 +40,31 @@ fn describe(status: &GetStatusResponse) -> String {
         size(status.disk_free_bytes),
         status.identities.join(", "),
         status.destinations.join(", "),
-    )
+    );
+    for folder in &status.hot_folders {
+        text.push_str(&describe_folder(folder));
+    }
+    text
+}
+
+fn describe_folder(folder: &HotFolder) -> String {
+    let counts = [
+        (folder.waiting_count, "waiting"),
+        (folder.open_count, "on their way"),
+        (folder.failed_count, "failed"),
+        (folder.refused_count, "refused"),
+        (folder.stuck_count, "stuck"),
+    ];
+    let counts: String = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect();
+    let mut text = format!(
+        "\nhot folder {}: {}, {} taken{counts}",
+        one_line(&folder.path),
+        hot_folder_state(folder.state),
+        folder.taken_count
+    );
+    if !folder.last_error.is_empty() {
+        text.push_str("\n  ");
+        text.push_str(&one_line(&folder.last_error));
+    }
+    text
 }

@@ -43,6 +43,14 @@ pub fn session_kind(kind: i32) -> String {
     }
 }
 
+/// How a hot folder is ("WATCHING").
+pub fn hot_folder_state(state: i32) -> String {
+    match v1::HotFolderState::try_from(state) {
+        Ok(state) => short(state.as_str_name(), "HOT_FOLDER_STATE_"),
+        Err(_) => format!("STATE_{state}"),
+    }
+}
+
 /// True where nothing more happens to an upload by itself.
 pub fn has_ended(state: i32) -> bool {
     matches!(

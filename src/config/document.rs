@@ -1,5 +1,6 @@
 //! The document's tables, one function each: which keys there are, their ranges, and what fits together.
 
+mod hot_folder;
 mod identity;
 
 use std::collections::BTreeMap;
@@ -85,8 +86,9 @@ fn root(mut root: Section<'_>) -> Config {
     let identities = named(&mut root, "identity", identity::read, |identity| &identity.name);
     let destinations = named(&mut root, "destination", destination, |destination| &destination.name);
     session.services = identity::read_services(&mut root, &identities);
+    let hot_folders = hot_folder::read(&mut root, &session.services, &destinations, &state_dir);
     root.finish();
-    Config { state_dir, drain_timeout_ms, api, telemetry, session, upload, vend, identities, destinations }
+    Config { state_dir, drain_timeout_ms, api, telemetry, session, upload, vend, identities, destinations, hot_folders }
 }
 
 /// Reads an array of tables whose names must differ and of which there must be one.

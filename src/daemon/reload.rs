@@ -10,12 +10,13 @@ use super::plug_ins;
 use crate::api::Reloaded;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, changed_keys};
+use crate::hot_folder::HotFolders;
 use crate::telemetry::metrics::ReloadOutcome;
 use crate::telemetry::{FilterHandle, metrics};
 use crate::upload::Uploads;
 
 /// Keys that a reload puts in force at once; all others need a restart.
-const LIVE_KEYS: [&str; 13] = [
+const LIVE_KEYS: [&str; 14] = [
     "telemetry.log_filter",
     "upload.file_roots",
     "upload.single_put_max_bytes",
@@ -29,6 +30,7 @@ const LIVE_KEYS: [&str; 13] = [
     "upload.receipt_retention_s",
     "upload.spool_sync_interval_bytes",
     "destination[",
+    "hot_folder[",
 ];
 
 /// Reloads one file; clones share it.
@@ -42,6 +44,7 @@ struct Inner {
     text: Mutex<String>,
     destinations: RwLock<Vec<String>>,
     uploads: Uploads,
+    hot_folders: HotFolders,
     log_filter: Option<FilterHandle>,
     clock: Clock,
 }
@@ -51,12 +54,13 @@ impl Reloader {
         source: Option<(PathBuf, String)>,
         config: &Config,
         uploads: Uploads,
+        hot_folders: HotFolders,
         log_filter: Option<FilterHandle>,
         clock: Clock,
     ) -> Self {
         let (file, text) = source.map_or((None, String::new()), |(file, text)| (Some(file), text));
         let destinations = RwLock::new(names(config));
-        Self(Arc::new(Inner { file, text: Mutex::new(text), destinations, uploads, log_filter, clock }))
+        Self(Arc::new(Inner { file, text: Mutex::new(text), destinations, uploads, hot_folders, log_filter, clock }))
     }
 
     /// The names of the destinations that are in force.
@@ -105,6 +109,7 @@ impl Reloader {
                     .set(&config.telemetry.log_filter)
                     .map_err(|error| ReloadError::Unusable(error.to_string()))?;
             }
+            inner.hot_folders.reconfigure(config.hot_folders.clone());
             *inner.destinations.write().unwrap_or_else(PoisonError::into_inner) = names(&config);
         }
         *text = new_text;

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use super::actor::Start;
 use super::files::{Contents, Found, NO_OWNER, Place};
 use super::registry::Shared;
+use super::sessions::Sessions;
 use super::{
-    Identity, RefreshGrant, ServiceConfig, ServiceLogin, SessionError, SessionKind, SignInStep, TokenError, TokenSet,
-    TokenSource,
+    Identity, RefreshGrant, ServiceConfig, ServiceLogin, SessionError, SessionId, SessionKind, SignInStep, TokenError,
+    TokenSet, TokenSource,
 };
+use crate::caller::Caller;
 use crate::clock::unix_ms;
 
 /// The service sessions of the configuration, each with what was kept of it.
@@ -81,6 +83,25 @@ impl Services {
             shared.files.remove(session).await?;
         }
         Ok(())
+    }
+}
+
+impl Sessions {
+    /// The service session of that name in the configuration, which the caller must be allowed to use.
+    ///
+    /// # Errors
+    /// `Configuration`.
+    pub fn service(&self, caller: &Caller, name: &str) -> Result<SessionId, SessionError> {
+        let registry = self.shared().read();
+        let mut allowed = registry.by_uid.get(&caller.uid).into_iter().flatten();
+        let found = allowed.find(|handle| handle.place.kind == SessionKind::Service && handle.place.service == name);
+        found.map(|handle| SessionId(handle.place.id.clone())).ok_or_else(|| {
+            SessionError::Configuration(format!(
+                "no service session {name:?} that uid {} may use is running: restart the daemon where it is new in the \
+                 configuration",
+                caller.uid
+            ))
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use ulid::Ulid;
 
-use super::journal::{Journal, Row, Unfinished};
+use super::journal::{Journal, Row, Source, Unfinished};
 use super::scheduler::{LaneKey, Queue};
 use super::spool::Spool;
 use super::state::Phase;
@@ -38,6 +38,8 @@ pub(super) struct Core {
     pub(super) receiving: Mutex<HashMap<Ulid, Arc<super::ingest::Slot>>>,
     /// Told when the queue may have something to do.
     pub(super) wake: Notify,
+    /// Moves with every end of an upload.
+    pub(super) ended: watch::Sender<u64>,
     /// Told when there is something to abort at a store.
     pub(super) aborts: Notify,
     /// Parts on the wire, of all uploads together.
@@ -107,6 +109,7 @@ impl Core {
             watchers: Mutex::default(),
             receiving: Mutex::default(),
             wake: Notify::new(),
+            ended: watch::Sender::new(0),
             aborts: Notify::new(),
             stopping: cancel.child_token(),
             cancel,
@@ -256,6 +259,12 @@ impl Core {
             failure: if row.phase == Phase::Pending { note.failure } else { row.failure.clone() },
             create_time: from_unix_ms(row.create_ms),
             update_time: from_unix_ms(row.update_ms),
+            end_time: row.phase.has_ended().then(|| from_unix_ms(row.update_ms)),
+            expire_time: super::ends::expire_time(row, self.config().receipt_retention_s),
+            path: match &row.source {
+                Source::Spool => None,
+                Source::File { root, relative, .. } => Some(root.join(relative).display().to_string()),
+            },
             attempt_count: row.attempts.max(note.attempts),
         })
     }

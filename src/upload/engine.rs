@@ -200,6 +200,7 @@ pub(super) async fn finish(core: &Core, row: &super::journal::Row) {
     count_phase(row.phase);
     core.forget(row.id);
     core.publish(row).await;
+    core.ended.send_modify(|count| *count = count.wrapping_add(1));
     core.aborts.notify_one();
     tell_session(core, row).await;
 }

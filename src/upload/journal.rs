@@ -3,6 +3,8 @@
 //! again: after one, every write is refused until a restart.
 
 mod aborts;
+mod ends;
+mod folder_files;
 mod lists;
 mod parts;
 mod rows;
@@ -16,6 +18,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::aborts::Abort;
+pub use self::folder_files::{Ended as EndedFile, FolderCounts, FolderFile, Known, Settled};
 pub use self::lists::{Unfinished, Usage};
 pub use self::parts::Arrived;
 pub use self::rows::{Row, Source, StoredSpec};

@@ -32,7 +32,8 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    fn of(metadata: &fs::Metadata) -> Self {
+    /// What a file with these attributes is.
+    pub fn of(metadata: &fs::Metadata) -> Self {
         let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
         Self {
             ino: metadata.ino(),

@@ -15,6 +15,12 @@ pub trait Tenants: Send + Sync + std::fmt::Debug + 'static {
     /// As [`Sessions::get`].
     fn session(&self, caller: &Caller, id: Option<&SessionId>) -> Result<SessionView, SessionError>;
 
+    /// The service session of that name, which the caller must be allowed to use.
+    ///
+    /// # Errors
+    /// As [`Sessions::service`].
+    fn service(&self, caller: &Caller, name: &str) -> Result<SessionId, SessionError>;
+
     /// The session's identity id where the view does not have it yet.
     ///
     /// # Errors
@@ -59,6 +65,10 @@ pub trait Tenants: Send + Sync + std::fmt::Debug + 'static {
 impl Tenants for Sessions {
     fn session(&self, caller: &Caller, id: Option<&SessionId>) -> Result<SessionView, SessionError> {
         self.get(caller, id)
+    }
+
+    fn service(&self, caller: &Caller, name: &str) -> Result<SessionId, SessionError> {
+        Sessions::service(self, caller, name)
     }
 
     async fn identity_id(&self, caller: &Caller, id: &SessionId) -> Result<String, SessionError> {

@@ -25,6 +25,8 @@ mod guests;
 mod hosted_page;
 #[cfg(feature = "local-cloud")]
 mod hosted_providers;
+#[cfg(feature = "local-cloud")]
+mod hot_folders;
 mod house;
 #[cfg(feature = "local-cloud")]
 mod iam;

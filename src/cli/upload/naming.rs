@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::super::exit::CliError;
+use crate::media_type;
 
 /// How keys and types are chosen.
 #[derive(Debug)]
@@ -38,25 +39,7 @@ impl Naming {
         if let Some(content_type) = &self.content_type {
             return content_type.clone();
         }
-        let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        match extension.to_ascii_lowercase().as_str() {
-            "jpg" | "jpeg" => "image/jpeg",
-            "png" => "image/png",
-            "heic" => "image/heic",
-            "heif" => "image/heif",
-            "avif" => "image/avif",
-            "webp" => "image/webp",
-            "gif" => "image/gif",
-            "tif" | "tiff" => "image/tiff",
-            "dng" => "image/x-adobe-dng",
-            "mp4" | "m4v" => "video/mp4",
-            "mov" => "video/quicktime",
-            "webm" => "video/webm",
-            "json" => "application/json",
-            "txt" => "text/plain; charset=utf-8",
-            _ => "",
-        }
-        .to_owned()
+        media_type::of(file).unwrap_or_default().to_owned()
     }
 }
 

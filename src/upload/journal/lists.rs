@@ -147,7 +147,7 @@ impl Journal {
     }
 
     /// Forgets receipts of uploads that ended before `before_ms`. A failed one whose bytes lie in the spool stays: they
-    /// may be the only copy.
+    /// may be the only copy. So does one of a hot folder's file with which something is left to do.
     ///
     /// # Errors
     /// Where the journal cannot be written.
@@ -156,12 +156,14 @@ impl Journal {
             let mut note = connection.prepare_cached(
                 r#"INSERT INTO aborts (owner_uid, identity, identity_id, destination, object_key, multipart_id, create_ms)
                    SELECT owner_uid, identity, identity_id, destination, object_key, multipart_id, update_ms FROM uploads
-                   WHERE update_ms < ? AND phase = 3 AND source <> '"Spool"' AND multipart_id IS NOT NULL"#,
+                   WHERE update_ms < ? AND phase = 3 AND source <> '"Spool"' AND multipart_id IS NOT NULL
+                    AND NOT EXISTS (SELECT 1 FROM folder_files WHERE upload = uploads.id AND state <> 1)"#,
             )?;
             note.execute([before_ms])?;
             let mut delete = connection.prepare_cached(
                 r#"DELETE FROM uploads WHERE update_ms < ?
-                    AND (phase IN (2, 4) OR (phase = 3 AND source <> '"Spool"'))"#,
+                    AND (phase IN (2, 4) OR (phase = 3 AND source <> '"Spool"'))
+                    AND NOT EXISTS (SELECT 1 FROM folder_files WHERE upload = uploads.id AND state <> 1)"#,
             )?;
             delete.execute([before_ms])
         })

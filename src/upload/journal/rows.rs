@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
-use super::{Journal, JournalError, aborts, parts};
+use super::{Journal, JournalError, aborts, ends, parts};
 use crate::session::{SessionId, SessionKind};
 use crate::store::Stored;
 use crate::upload::source::Fingerprint;
@@ -231,6 +231,33 @@ pub(super) fn store(connection: &Connection, row: &Row) -> rusqlite::Result<()> 
     Ok(())
 }
 
+/// Writes a new row.
+pub(super) fn insert(connection: &Connection, row: &Row) -> rusqlite::Result<()> {
+    let text = |value: serde_json::Result<String>| value.map_err(|why| bad(why.to_string()));
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO uploads (id, owner_uid, session, identity, identity_id, destination, bucket, object_key,
+            spec, spec_hash, source, phase, received_bytes, received_crc, create_ms, update_ms)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?)",
+    )?;
+    insert.execute(params![
+        blob(row.id),
+        row.owner_uid,
+        row.session.0,
+        row.identity,
+        row.identity_id,
+        row.destination,
+        row.bucket,
+        row.key,
+        text(serde_json::to_string(&row.spec))?,
+        row.spec_hash,
+        text(serde_json::to_string(&row.source))?,
+        row.phase.code(),
+        row.create_ms,
+        row.update_ms,
+    ])?;
+    store(connection, row)
+}
+
 /// [`Journal::advance`] in the caller's transaction.
 pub(super) fn advance(
     connection: &Connection,
@@ -241,7 +268,7 @@ pub(super) fn advance(
 ) -> rusqlite::Result<Option<Result<Row, Row>>> {
     let Some(mut row) = find(connection, id)? else { return Ok(None) };
     let Some(phase) = row.phase.after(event) else { return Ok(Some(Err(row))) };
-    row.phase = phase;
+    let before = std::mem::replace(&mut row.phase, phase);
     change(&mut row);
     row.update_ms = now_ms;
     if matches!(phase, Phase::Succeeded | Phase::Cancelled) {
@@ -251,6 +278,7 @@ pub(super) fn advance(
         parts::forget_all(connection, id)?;
     }
     store(connection, &row)?;
+    ends::note(connection, &row, before)?;
     Ok(Some(Ok(row)))
 }
 
@@ -264,30 +292,7 @@ impl Journal {
             if let Some(there) = find(connection, row.id)? {
                 return Ok(Some(there));
             }
-            let text = |value: serde_json::Result<String>| value.map_err(|why| bad(why.to_string()));
-            let mut insert = connection.prepare_cached(
-                "INSERT INTO uploads (id, owner_uid, session, identity, identity_id, destination, bucket, object_key,
-                    spec, spec_hash, source, phase, received_bytes, received_crc, create_ms, update_ms)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?)",
-            )?;
-            insert.execute(params![
-                blob(row.id),
-                row.owner_uid,
-                row.session.0,
-                row.identity,
-                row.identity_id,
-                row.destination,
-                row.bucket,
-                row.key,
-                text(serde_json::to_string(&row.spec))?,
-                row.spec_hash,
-                text(serde_json::to_string(&row.source))?,
-                row.phase.code(),
-                row.create_ms,
-                row.update_ms,
-            ])?;
-            store(connection, &row)?;
-            Ok(None)
+            insert(connection, &row).map(|()| None)
         })
         .await
     }

@@ -10,7 +10,7 @@ use crate::failpoint::{Step, around};
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// One step per version; the file's `user_version` says how many it has taken. Steps are never changed, only added.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     r"
 CREATE TABLE uploads (
     id             BLOB PRIMARY KEY,  -- the ULID's 16 bytes: sorts by time
@@ -74,6 +74,33 @@ CREATE TABLE arrived (                -- parts of a stream that are synced, with
     crc64nvme  INTEGER NOT NULL,
     PRIMARY KEY (upload, number)
 ) WITHOUT ROWID;
+",
+    // Ends have an order, and files of hot folders their uploads.
+    r"
+-- In which order uploads ended; NULL while they have not. The numbers only grow, also where receipts are gone.
+ALTER TABLE uploads ADD COLUMN end_number INTEGER;
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+UPDATE uploads SET end_number = ended.number
+    FROM (SELECT id, row_number() OVER (ORDER BY update_ms, id) AS number FROM uploads WHERE phase IN (2, 3, 4)) AS ended
+    WHERE uploads.id = ended.id;
+INSERT INTO counters SELECT 'ended', coalesce(max(end_number), 0) FROM uploads;
+CREATE INDEX uploads_ended ON uploads (owner_uid, end_number) WHERE end_number IS NOT NULL;
+
+-- Files of hot folders: which upload each became.
+CREATE TABLE folder_files (
+    folder     TEXT NOT NULL,
+    path       TEXT NOT NULL,     -- beneath the folder
+    ino        INTEGER NOT NULL,  -- what it was when it was taken, as in a source's fingerprint
+    size_bytes INTEGER NOT NULL,
+    mtime_ns   INTEGER NOT NULL,
+    ctime_ns   INTEGER NOT NULL,
+    upload     BLOB NOT NULL,
+    state      INTEGER NOT NULL,  -- 0 on its way, 1 stays here and is in the store, 2 failed
+    crc64nvme  INTEGER,           -- of its bytes, once they are in the store
+    PRIMARY KEY (folder, path)
+) WITHOUT ROWID;
+CREATE INDEX folder_files_by_state ON folder_files (folder, state, path) WHERE state <> 1;
+CREATE INDEX folder_files_by_upload ON folder_files (upload);
 ",
 ];
 

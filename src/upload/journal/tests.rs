@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::session::SessionId;
 use crate::store::{PartReceipt, Stored};
+use crate::upload::source::Fingerprint;
 use crate::upload::spool::Mark;
 use crate::upload::state::{Event, Phase};
 use crate::upload::{Ulid, UploadError, failure};
@@ -179,6 +180,96 @@ async fn pages_receipts_and_counts() {
     assert_eq!(journal.expire_receipts(4).await.unwrap(), 2, "failed ones with bytes in the spool stay");
     assert_eq!(journal.counts(None).await.unwrap()["FAILED"], 2);
     assert_eq!(journal.idle_streams(2).await.unwrap(), [id(9)]);
+}
+
+fn file(relative: &str) -> FolderFile {
+    FolderFile { folder: "/srv/camera".into(), relative: relative.into() }
+}
+
+fn fingerprint(ino: u64, mtime_ns: i128) -> Fingerprint {
+    Fingerprint { ino, size_bytes: 9, mtime_ns, ctime_ns: 5 }
+}
+
+#[tokio::test]
+async fn ends_are_numbered_for_good() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = open(root.path()).unwrap();
+    for number in 1..=3 {
+        journal.insert(Row { phase: Phase::Pending, ..row(id(number)) }).await.unwrap();
+    }
+    journal.insert(Row { phase: Phase::Pending, owner_uid: 7, ..row(id(4)) }).await.unwrap();
+    for (number, event) in [(2, Event::Store), (4, Event::Fail), (1, Event::Fail)] {
+        journal.advance(id(number), event, 10 * number as i64, |_| {}).await.unwrap().unwrap().unwrap();
+    }
+    drop(journal);
+    let journal = reopened(root.path()).await;
+    let numbers = |ends: &[(u64, Row)]| ends.iter().map(|(number, row)| (*number, row.id)).collect::<Vec<_>>();
+    assert_eq!(numbers(&journal.ended_after(1000, 0, 9).await.unwrap()), [(1, id(2)), (3, id(1))]);
+    assert_eq!(numbers(&journal.ended_after(1000, 1, 9).await.unwrap()), [(3, id(1))]);
+    // Tried again: no end, until there is another.
+    journal.advance(id(1), Event::Retry, 40, |_| {}).await.unwrap().unwrap().unwrap();
+    assert_eq!(numbers(&journal.ended_after(1000, 1, 9).await.unwrap()), []);
+    journal.advance(id(1), Event::Cancel, 50, |_| {}).await.unwrap().unwrap().unwrap();
+    journal.advance(id(1), Event::Cancel, 60, |_| {}).await.unwrap().unwrap().unwrap();
+    assert_eq!(numbers(&journal.ended_after(1000, 1, 9).await.unwrap()), [(4, id(1))], "one that stays is no end");
+    assert_eq!(journal.last_end_before(1000, 21).await.unwrap(), 3);
+    assert_eq!(
+        (journal.last_end_before(1000, 0).await.unwrap(), journal.last_end_before(1000, 99).await.unwrap()),
+        (0, 4)
+    );
+    // Without its receipts the counter goes on where it was.
+    assert_eq!(journal.expire_receipts(1_000).await.unwrap(), 2);
+    journal.advance(id(3), Event::Store, 70, |_| {}).await.unwrap().unwrap().unwrap();
+    assert_eq!(numbers(&journal.ended_after(1000, 4, 9).await.unwrap()), [(5, id(3))]);
+}
+
+#[tokio::test]
+async fn a_file_is_taken_once_and_a_changed_one_again() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = open(root.path()).unwrap();
+    let folder = Path::new("/srv/camera");
+    let pending = |number| Row { phase: Phase::Pending, source: file_source(), ..row(id(number)) };
+    assert!(journal.insert_file(pending(1), &file("a"), fingerprint(1, 1)).await.unwrap());
+    assert!(!journal.insert_file(pending(2), &file("a"), fingerprint(1, 1)).await.unwrap());
+    let known = |now| journal.known_files(folder, vec![("a".to_owned(), now), ("b".to_owned(), now)]);
+    assert_eq!(known(fingerprint(1, 1)).await.unwrap(), [Known::Same, Known::New]);
+    assert_eq!(known(fingerprint(2, 1)).await.unwrap()[0], Known::New, "nobody knows its bytes yet");
+
+    journal.advance(id(1), Event::Store, 5, |row| row.crc64nvme = Some(u64::MAX)).await.unwrap().unwrap().unwrap();
+    let ended = journal.ended_files(folder, "", 9).await.unwrap();
+    assert_eq!((ended.len(), &ended[0].outcome, ended[0].fingerprint), (1, &Ok(Some(u64::MAX)), fingerprint(1, 1)));
+    assert_eq!(journal.expire_receipts(1_000).await.unwrap(), 0, "something is left to do");
+    journal.settle_file(&file("a"), id(1), Settled::Kept, Some(u64::MAX)).await.unwrap();
+    assert!(journal.ended_files(folder, "", 9).await.unwrap().is_empty());
+    assert_eq!(known(fingerprint(2, 1)).await.unwrap()[0], Known::Touched(u64::MAX));
+    assert_eq!(known(fingerprint(1, 2)).await.unwrap()[0], Known::New);
+    journal.file_touched(&file("a"), fingerprint(2, 1)).await.unwrap();
+    assert_eq!(known(fingerprint(2, 1)).await.unwrap()[0], Known::Same);
+    assert_eq!(journal.expire_receipts(1_000).await.unwrap(), 1);
+    assert_eq!(known(fingerprint(2, 1)).await.unwrap()[0], Known::Same, "known also without its receipt");
+
+    // A failed one is open again once it is retried, and the newer upload of a path is not settled for the older one.
+    assert!(journal.insert_file(pending(3), &file("a"), fingerprint(1, 3)).await.unwrap());
+    journal.settle_file(&file("a"), id(1), Settled::Forgotten, None).await.unwrap();
+    assert_eq!(known(fingerprint(1, 3)).await.unwrap()[0], Known::Same);
+    let fail = |row: &mut Row| row.failure = Some(failure::failure(failure::ACCESS_DENIED, "no"));
+    journal.advance(id(3), Event::Fail, 6, fail).await.unwrap().unwrap().unwrap();
+    journal.settle_file(&file("a"), id(3), Settled::Failed, None).await.unwrap();
+    assert_eq!(journal.folder_counts(folder).await.unwrap(), FolderCounts { open: 0, failed: 1 });
+    assert_eq!(journal.expire_receipts(1_000).await.unwrap(), 0, "a retry must find it");
+    journal.advance(id(3), Event::Retry, 7, |_| {}).await.unwrap().unwrap().unwrap();
+    assert_eq!(journal.folder_counts(folder).await.unwrap(), FolderCounts { open: 1, failed: 0 });
+    assert_eq!(journal.forget_files(folder, vec!["a".into()]).await.unwrap(), 0, "one on its way is left to its end");
+    journal.advance(id(3), Event::Cancel, 8, |_| {}).await.unwrap().unwrap().unwrap();
+    assert_eq!(journal.ended_files(folder, "", 9).await.unwrap()[0].outcome, Err(None));
+    journal.settle_file(&file("a"), id(3), Settled::Kept, None).await.unwrap();
+    assert_eq!(journal.resting_files(folder, "", 9).await.unwrap(), ["a"]);
+    assert_eq!(journal.forget_files(folder, vec!["a".into()]).await.unwrap(), 1);
+    assert_eq!(known(fingerprint(1, 3)).await.unwrap()[0], Known::New);
+}
+
+fn file_source() -> Source {
+    Source::File { root: "/srv/camera".into(), relative: "a".into(), fingerprint: fingerprint(1, 1) }
 }
 
 #[test]
