@@ -5,6 +5,7 @@ mod account;
 mod config;
 mod convert;
 mod credential;
+mod ends;
 mod gateway;
 mod limits;
 mod listener;

@@ -118,7 +118,7 @@ enum Command {
     Upload(upload::Args),
     /// List your uploads, newest first.
     Uploads(uploads::Args),
-    /// Follow an upload (until it has ended) or a session.
+    /// Follow an upload, a session, or all your uploads as they end, and run a program for each.
     Watch(watch::Args),
     /// Stop an upload and remove its bytes from the device.
     Cancel(cancel::Args),
@@ -234,7 +234,7 @@ async fn call(command: Command, socket: &std::path::Path, output: &Output) -> Re
         Command::Tokens(args) => tokens::run(args, &connect().await?, output).await,
         Command::Credentials(args) => credentials::run(args, &connect().await?, output).await,
         Command::Uploads(args) => uploads::run(args, &connect().await?, output).await,
-        Command::Watch(args) => watch::run(args, &connect().await?, output).await,
+        Command::Watch(args) => watch::run(args, &connect().await?, socket, output).await,
         Command::Cancel(args) => cancel::run(args, &connect().await?, output).await,
         Command::Retry(args) => retry::run(args, &connect().await?, output).await,
         Command::Status => status::run(&connect().await?, output).await,

@@ -14,7 +14,7 @@ use super::upload_stream::{Fault, Kind, UploadStream};
 use super::v1::upload_request::Message;
 use super::v1::upload_service_server::UploadService;
 use super::watch::{Answers, Next, answers};
-use super::{convert, names, v1};
+use super::{convert, ends, names, v1};
 use crate::caller::Caller;
 use crate::upload::{Ingest, ListFilter, Ulid, UploadError, UploadState, UploadView, Uploads};
 
@@ -41,6 +41,7 @@ const RECONNECT_RETRY: Duration = Duration::from_secs(1);
 #[tonic::async_trait]
 impl UploadService for UploadApi {
     type WatchUploadStream = Answers<v1::WatchUploadResponse>;
+    type WatchUploadsStream = Answers<v1::WatchUploadsResponse>;
 
     async fn upload(
         &self,
@@ -138,6 +139,14 @@ impl UploadService for UploadApi {
             if is_last { Next::Last(answer) } else { Next::Send(answer) }
         };
         Ok(Response::new(answers(states, self.lifecycle.stop.clone(), show)))
+    }
+
+    async fn watch_uploads(
+        &self,
+        request: Request<v1::WatchUploadsRequest>,
+    ) -> Result<Response<Self::WatchUploadsStream>, Status> {
+        let caller = caller(&request)?;
+        ends::watch(&self.uploads, caller, request.into_inner(), self.lifecycle.stop.clone()).await.map(Response::new)
     }
 
     async fn cancel_upload(

@@ -2,6 +2,7 @@
 
 mod naming;
 mod progress;
+mod removal;
 mod sending;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +49,9 @@ pub struct Args {
     /// Wait until the uploads have ended, and fail where one did not succeed.
     #[arg(long)]
     wait: bool,
+    /// Remove each file once its object is in S3 and has the file's bytes.
+    #[arg(long, requires = "wait")]
+    remove_source_files: bool,
     /// The object's key below the destination's prefix, for example free/cat.jpg (one file).
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
@@ -117,6 +121,7 @@ struct Job {
     spec: v1::UploadSpec,
     by_path: bool,
     wait: bool,
+    remove: bool,
 }
 
 pub async fn run(args: Args, socket: &Path, output: &Output) -> Result<(), CliError> {
@@ -162,12 +167,13 @@ fn jobs(args: Args) -> Result<Vec<Job>, CliError> {
         ..v1::UploadSpec::default()
     };
     let (by_path, wait, named) = (args.by_path, args.wait, args.upload_id.is_some());
+    let remove = args.remove_source_files;
     let job = |file: PathBuf| {
         naming::check_file(&file)?;
         let spec =
             v1::UploadSpec { key: naming.key_of(&file)?, content_type: naming.content_type_of(&file), ..spec.clone() };
         let id = args.upload_id.unwrap_or_else(Ulid::generate);
-        Ok(Job { shown: file.display().to_string(), file, id, named, spec, by_path, wait })
+        Ok(Job { shown: file.display().to_string(), file, id, named, spec, by_path, wait, remove })
     };
     args.files.into_iter().map(job).collect()
 }
@@ -231,6 +237,9 @@ async fn run_one(
     }
     let upload = until_ended(upload, client, output, bar).await?;
     watch::verdict(&upload)?;
+    if job.remove {
+        removal::remove(&job.file, &upload).await?;
+    }
     Ok(upload)
 }
 

@@ -1,5 +1,13 @@
 //! `tidegate watch`.
 
+mod command;
+mod cursor;
+mod ends;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
 use super::client::{Client, answer};
 use super::exit::CliError;
 use super::json;
@@ -9,23 +17,59 @@ use super::text::{has_ended, resource, size, upload_state};
 use super::uploads::{line_of, state_of};
 use crate::api::v1::{Upload, UploadState, WatchSessionRequest, WatchUploadRequest};
 
-/// Follow an upload until it has ended, or a session until it is signed out. With --json one line per change.
+/// Follow an upload until it has ended, a session until it is signed out, or, without a name, every upload of yours as it
+/// ends. With --json one line per change.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = command::help())]
 pub struct Args {
-    /// "uploads/…" or "sessions/…"; an id alone is an upload's.
-    name: String,
+    /// "uploads/…" or "sessions/…"; an id alone is an upload's. Left out: every upload of yours that ends.
+    #[arg(conflicts_with_all = ["exec", "since", "cursor_file", "count"])]
+    name: Option<String>,
+    /// Run this program for every upload of yours that ends; its own arguments go behind --. It runs here, as you, never
+    /// in the daemon, and learns about the upload from its environment (see below).
+    #[arg(long, value_name = "PROGRAM")]
+    exec: Option<OsString>,
+    /// PROGRAM is a line for /bin/sh.
+    #[arg(long, requires = "exec")]
+    shell: bool,
+    /// How many programs may run at once; with more than one the order is not kept.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "exec", value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
+    /// Begin with uploads that ended at this time (2026-11-26T17:00:00Z) or so long ago (90s, 10m, 2h); left out: with
+    /// those that end from now on.
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<SystemTime>,
+    /// Keep in this file how far it got, and go on there the next time: no end is missed, and none handled twice.
+    #[arg(long, value_name = "FILE")]
+    cursor_file: Option<PathBuf>,
+    /// End after so many uploads, and fail where one of the programs has failed.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// The program's arguments.
+    #[arg(last = true, requires = "exec", value_name = "ARGUMENT")]
+    arguments: Vec<OsString>,
 }
 
-pub async fn run(args: Args, client: &Client, output: &Output) -> Result<(), CliError> {
-    if args.name.starts_with("sessions/") {
-        session(args.name, client, output).await
-    } else {
-        upload(args, client, output).await
+pub async fn run(args: Args, client: &Client, socket: &Path, output: &Output) -> Result<(), CliError> {
+    match &args.name {
+        Some(name) if name.starts_with("sessions/") => session(name.clone(), client, output).await,
+        Some(name) => upload(name, client, output).await,
+        None => ends::run(args, client, socket, output).await,
     }
 }
 
-async fn upload(args: Args, client: &Client, output: &Output) -> Result<(), CliError> {
-    let name = resource("uploads", &args.name);
+/// A time, or how long ago it was.
+fn since(text: &str) -> Result<SystemTime, String> {
+    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+        return Ok(time);
+    }
+    let ago: Duration = humantime::parse_duration(text)
+        .map_err(|_| "must be a time as 2026-11-26T17:00:00Z, or how long ago as 90s, 10m, 2h".to_owned())?;
+    Ok(SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH))
+}
+
+async fn upload(name: &str, client: &Client, output: &Output) -> Result<(), CliError> {
+    let name = resource("uploads", name);
     let mut last = None;
     follow(client, &name, output, |upload| {
         output.show(|| json::upload(upload), || progress_line(upload));

@@ -14,6 +14,8 @@ mod challenges;
 #[cfg(feature = "local-cloud")]
 mod cli;
 #[cfg(feature = "local-cloud")]
+mod ends;
+#[cfg(feature = "local-cloud")]
 mod federated_cli;
 #[cfg(feature = "local-cloud")]
 mod federation;
