@@ -265,7 +265,11 @@ fn destination(mut table: Section<'_>) -> DestinationConfig {
 
 fn read_s3(table: &mut Section<'_>) -> store::s3::Config {
     let default = store::s3::Config::default();
-    let checksums = [("crc64nvme", store::s3::Checksum::Crc64Nvme), ("none", store::s3::Checksum::None)];
+    let checksums = [
+        ("crc64nvme", store::s3::Checksum::Crc64Nvme),
+        ("md5", store::s3::Checksum::Md5),
+        ("none", store::s3::Checksum::None),
+    ];
     store::s3::Config {
         bucket: table.required_string("bucket"),
         region: table.required_string("region"),

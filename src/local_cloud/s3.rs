@@ -238,7 +238,8 @@ fn index_failure(error: IndexError) -> S3Error {
             "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted \
              or completed."
         ),
-        IndexError::Database(_) | IndexError::Record(_) => S3Error::internal_error(error),
+        // As S3 says whenever asking again helps.
+        IndexError::PartReplaced | IndexError::Database(_) | IndexError::Record(_) => S3Error::internal_error(error),
     }
 }
 

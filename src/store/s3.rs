@@ -4,6 +4,7 @@
 
 mod answer;
 mod body;
+mod digest;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -78,7 +79,9 @@ pub enum Checksum {
     /// CRC64NVME with every part and for the whole object.
     #[default]
     Crc64Nvme,
-    /// Nothing, for S3-likes without it; our own checks stay.
+    /// MD5 with every part (Content-MD5, which every S3-like knows), for those without CRC64NVME.
+    Md5,
+    /// Nothing, for S3-likes that know neither; our own checks stay, and TLS's.
     None,
 }
 
@@ -231,6 +234,30 @@ impl S3Store {
     fn crc(&self, crc64nvme: Option<u64>) -> Option<String> {
         crc64nvme.filter(|_| self.sends_crc()).map(encode_crc)
     }
+
+    async fn md5(&self, operation: &'static str, body: &PartBody) -> Result<Option<String>, StoreError> {
+        match self.config.checksum {
+            Checksum::Md5 => digest::content_md5(operation, body).await.map(Some),
+            Checksum::Crc64Nvme | Checksum::None => Ok(None),
+        }
+    }
+
+    /// What the store says of the bytes that it took. One that says nothing where it should does not check them.
+    fn proven(&self, operation: &'static str, told: Option<u64>, sent: u64) -> Result<(), StoreError> {
+        match told {
+            _ if !self.sends_crc() => Ok(()),
+            Some(told) if told == sent => Ok(()),
+            Some(_) => {
+                let why = "the store confirmed another checksum than was sent";
+                Err(StoreError::unknown(operation, StoreErrorKind::BadDigest, why))
+            }
+            None => {
+                let why = "the store does not confirm the bytes' CRC64NVME, so it may not check them: set checksum = \
+                           \"md5\" for this destination";
+                Err(StoreError::unknown(operation, StoreErrorKind::Refused, why))
+            }
+        }
+    }
 }
 
 fn encode_crc(crc64nvme: u64) -> String {
@@ -258,6 +285,7 @@ impl ObjectStore for S3Store {
     }
 
     async fn put(&self, signer: &Signer, target: &Target, body: &PartBody) -> Result<Stored, StoreError> {
+        let md5 = self.md5("PutObject", body).await?;
         let answer = self
             .client
             .put_object()
@@ -268,6 +296,7 @@ impl ObjectStore for S3Store {
             .set_if_none_match(self.condition(target))
             .set_expected_bucket_owner(self.owner())
             .set_checksum_crc64_nvme(self.crc(Some(body.crc64nvme)))
+            .set_content_md5(md5)
             .content_length(signed(body.len))
             .body(body::stream(body, !self.sends_crc()))
             .customize()
@@ -276,11 +305,11 @@ impl ObjectStore for S3Store {
             .send()
             .await
             .map_err(|why| failed("PutObject", &why))?;
-        Ok(Stored {
-            crc64nvme: decode_crc(answer.checksum_crc64_nvme()),
-            etag: answer.e_tag,
-            version_id: answer.version_id,
-        })
+        let told = decode_crc(answer.checksum_crc64_nvme());
+        if told.is_none() {
+            self.proven("PutObject", None, body.crc64nvme)?;
+        }
+        Ok(Stored { crc64nvme: told, etag: answer.e_tag, version_id: answer.version_id })
     }
 
     async fn create_multipart(&self, signer: &Signer, target: &Target) -> Result<String, StoreError> {
@@ -311,6 +340,7 @@ impl ObjectStore for S3Store {
         number: u32,
         body: &PartBody,
     ) -> Result<PartReceipt, StoreError> {
+        let md5 = self.md5("UploadPart", body).await?;
         let answer = self
             .client
             .upload_part()
@@ -320,6 +350,7 @@ impl ObjectStore for S3Store {
             .part_number(i32::try_from(number).unwrap_or(i32::MAX))
             .set_expected_bucket_owner(self.owner())
             .set_checksum_crc64_nvme(self.crc(Some(body.crc64nvme)))
+            .set_content_md5(md5)
             .content_length(signed(body.len))
             .body(body::stream(body, !self.sends_crc()))
             .customize()
@@ -328,11 +359,7 @@ impl ObjectStore for S3Store {
             .send()
             .await
             .map_err(|why| failed("UploadPart", &why))?;
-        let told = decode_crc(answer.checksum_crc64_nvme());
-        if told.is_some_and(|told| told != body.crc64nvme) {
-            let why = "the store confirmed another checksum than was sent";
-            return Err(StoreError::unknown("UploadPart", StoreErrorKind::BadDigest, why));
-        }
+        self.proven("UploadPart", decode_crc(answer.checksum_crc64_nvme()), body.crc64nvme)?;
         let etag = answer.e_tag.ok_or_else(|| unreadable("UploadPart", "an ETag"))?;
         Ok(PartReceipt { number, etag, size_bytes: body.len, crc64nvme: Some(body.crc64nvme) })
     }

@@ -16,6 +16,18 @@ mod cli;
 #[cfg(feature = "local-cloud")]
 mod ends;
 #[cfg(feature = "local-cloud")]
+mod fault_bits;
+#[cfg(feature = "local-cloud")]
+mod fault_campaign;
+#[cfg(feature = "local-cloud")]
+mod fault_links;
+#[cfg(feature = "local-cloud")]
+mod fault_profiles;
+#[cfg(feature = "local-cloud")]
+mod fault_proxy;
+#[cfg(feature = "local-cloud")]
+mod fault_stage;
+#[cfg(feature = "local-cloud")]
 mod federated_cli;
 #[cfg(feature = "local-cloud")]
 mod federation;

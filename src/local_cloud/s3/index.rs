@@ -115,6 +115,9 @@ pub enum IndexError {
     /// The upload was completed, aborted, or never was.
     #[error("no such upload")]
     NoSuchUpload,
+    /// A part was sent again while the upload was completed: its bytes lie elsewhere now.
+    #[error("a part was replaced while the upload was completed")]
+    PartReplaced,
     /// SQLite's.
     #[error("the object index failed: {0}")]
     Database(#[from] rusqlite::Error),
@@ -358,11 +361,14 @@ impl Index {
         find_upload(&transaction, &upload.bucket, &upload.key, &upload.id)?;
         check(&transaction, object, condition)?;
         let mut freed = insert(&transaction, object, versioned)?;
-        let used: HashSet<&str> = object.segments.iter().map(|segment| segment.file.as_str()).collect();
+        let mut used: HashSet<&str> = object.segments.iter().map(|segment| segment.file.as_str()).collect();
         for part in parts_of(&transaction, &upload.id)? {
-            if !used.contains(part.segment.file.as_str()) {
+            if !used.remove(part.segment.file.as_str()) {
                 freed.push(part.segment.file);
             }
+        }
+        if !used.is_empty() {
+            return Err(IndexError::PartReplaced);
         }
         forget_upload(&transaction, &upload.id)?;
         transaction.commit()?;

@@ -17,7 +17,11 @@ where
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
             let code = context.err().code();
-            let kind = kind_of(status, code);
+            let kind = match (operation, status, code) {
+                // An answer to HEAD has no body to name a code. S3's 400 to a well-formed one is an expired token.
+                ("HeadObject", 400, None) => Kind::CredentialsExpired,
+                _ => kind_of(status, code),
+            };
             // A 2xx with an error inside and every 5xx come from a server that may have done the work all the same.
             let done_anyway = !(300..500).contains(&status);
             let said = context.err().message().unwrap_or("no message");

@@ -47,6 +47,8 @@ pub(super) enum Stop {
 /// than the shortest time between two renewals, so that an upgrade made just now is seen.
 const DENIED_PATIENCE: Duration = Duration::from_secs(40);
 const DENIED_RECHECK: Duration = Duration::from_secs(5);
+/// Signatures may be 15 minutes off. Less than that is a correction too, and the request is cheap.
+const SKEW_MIN_MS: u64 = 60_000;
 /// A session that gets other groups wakes whoever waits for them; this is for a change that nobody told of.
 const GROUPS_RECHECK: Duration = Duration::from_secs(3_600);
 /// After a failure that somebody must mend in the configuration, the session is asked again this late.
@@ -86,6 +88,7 @@ impl Transfer {
                 return Err(Stop::Ended(Ended::Stopped));
             }
             let signer = self.signer().await?;
+            let clock_ms = self.core.clock.offset_ms();
             let error = match self.attempt(request, &signer).await? {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
@@ -99,12 +102,17 @@ impl Transfer {
                     return Err(wait(WaitReason::Offline, Scope::Destination, failure::OFFLINE, &error, false));
                 }
                 Kind::Clock => return Err(wait(WaitReason::Clock, Scope::Destination, failure::CLOCK, &error, false)),
+                // A denial of HEAD has no body to say that it is about the time.
+                Kind::AccessDenied if matches!(request, Request::Head) && skews < 2 && self.clock_moved(clock_ms) => {
+                    skews += 1;
+                }
                 // Whoever may not look does without.
                 Kind::AccessDenied if matches!(request, Request::Head) => return Err(Stop::Store(error)),
                 Kind::CredentialsExpired if !renewed => {
                     renewed = true;
                     self.renew(&signer, &error).await?;
                 }
+                Kind::CredentialsExpired if matches!(request, Request::Head) => return Err(Stop::Store(error)),
                 Kind::CredentialsExpired => {
                     let scope = Scope::LaneFor(DENIED_RECHECK);
                     let reason = failure::CREDENTIALS_UNAVAILABLE;
@@ -139,6 +147,11 @@ impl Transfer {
                 _ => return Err(Stop::Store(error)),
             }
         }
+    }
+
+    /// The answer's date has corrected the clock that the request was signed by.
+    fn clock_moved(&self, offset_ms: i64) -> bool {
+        self.core.clock.offset_ms().abs_diff(offset_ms) >= SKEW_MIN_MS
     }
 
     /// One request, watched for stalls. The outer error: interrupted from outside.

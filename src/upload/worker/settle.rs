@@ -114,6 +114,13 @@ fn refused(error: &StoreError) -> Ended {
             let failure = failure::failure(failure::STORE_UNAVAILABLE, error.to_string());
             Ended::Wait(Wait { reason: WaitReason::Retry, scope: Scope::Upload, failure, counts: true })
         }
+        Kind::Unsupported => {
+            let why = format!(
+                "the store cannot do that: {error}: set the destination's checksum and conditional_writes to what this \
+                 store knows, then retry"
+            );
+            Ended::Failed(failure::failure(failure::STORE_REFUSED, why))
+        }
         _ => {
             let why = format!("the store refuses it: {error}: check the destination's configuration, then retry");
             Ended::Failed(failure::failure(failure::STORE_REFUSED, why))
