@@ -1,14 +1,13 @@
 //! A request body that reads its range of the file by position. What the kernel has in memory is read in place; what it
-//! must fetch from the disk is read on the blocking pool, while the kernel reads ahead. Holds a few small pieces, whose
-//! buffers come back when they are sent: never a part.
+//! must fetch from the disk is read on the blocking pool, while the kernel reads ahead. Holds two small pieces, whose
+//! buffers come back when they are sent: never a part. Whoever takes the body must send it as it comes.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use bytes::Bytes;
@@ -22,6 +21,8 @@ use crate::store::{PartBody, Progress};
 
 /// Large enough that what a piece costs beside its bytes is nothing, small enough to stay in the processor's cache.
 const PIECE_BYTES: usize = 128 << 10;
+/// One is sent while the next is read. The HTTP client would take three times as many into its own queue.
+const PIECES_MAX: usize = 2;
 /// What the kernel is asked to fetch while a piece is read from the disk.
 const AHEAD_BYTES: u64 = 1 << 20;
 
@@ -61,15 +62,37 @@ struct FileBody {
     progress: Progress,
 }
 
-/// Buffers that are not in use.
+/// The buffers of one body, [`PIECES_MAX`] at most.
 #[derive(Debug, Clone, Default)]
-struct Buffers(Arc<Mutex<VecDeque<Box<[u8]>>>>);
+struct Buffers(Arc<Mutex<Pool>>);
+
+#[derive(Debug, Default)]
+struct Pool {
+    free: Vec<Box<[u8]>>,
+    made: usize,
+    /// Who waits for a buffer to come back.
+    waiting: Option<Waker>,
+}
 
 impl Buffers {
-    fn take(&self) -> Piece {
-        let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let buffer = free.unwrap_or_else(|| vec![0; PIECE_BYTES].into_boxed_slice());
-        Piece { buffer, len: 0, home: self.clone() }
+    fn lock(&self) -> MutexGuard<'_, Pool> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn poll_take(&self, context: &Context<'_>) -> Poll<Piece> {
+        let mut pool = self.lock();
+        let buffer = match pool.free.pop() {
+            Some(buffer) => buffer,
+            None if pool.made < PIECES_MAX => {
+                pool.made += 1;
+                vec![0; PIECE_BYTES].into_boxed_slice()
+            }
+            None => {
+                pool.waiting = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+        };
+        Poll::Ready(Piece { buffer, len: 0, home: self.clone() })
     }
 }
 
@@ -90,7 +113,13 @@ impl AsRef<[u8]> for Piece {
 impl Drop for Piece {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        self.home.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(buffer);
+        let mut pool = self.home.lock();
+        pool.free.push(buffer);
+        let waiting = pool.waiting.take();
+        drop(pool);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
     }
 }
 
@@ -103,34 +132,31 @@ impl FileBody {
         usize::try_from(self.unsent).unwrap_or(PIECE_BYTES).min(PIECE_BYTES)
     }
 
-    /// Reads what is in memory; `None` where the disk must be waited for.
-    fn read_now(&mut self) -> io::Result<Option<Piece>> {
+    /// Reads what is in memory; false where the disk must be waited for.
+    fn read_now(&mut self, piece: &mut Piece) -> io::Result<bool> {
         if !self.asks_first {
-            return Ok(None);
+            return Ok(false);
         }
-        let mut piece = self.buffers.take();
         let want = self.want();
-        let read =
-            preadv2(&self.file, &mut [IoSliceMut::new(&mut piece.buffer[..want])], self.at, ReadWriteFlags::NOWAIT);
-        match read {
+        let into = &mut [IoSliceMut::new(&mut piece.buffer[..want])];
+        match preadv2(&self.file, into, self.at, ReadWriteFlags::NOWAIT) {
             Ok(0) => Err(shorter()),
             Ok(count) => {
                 piece.len = count;
-                Ok(Some(piece))
+                Ok(true)
             }
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 self.asks_first = false;
-                Ok(None)
+                Ok(false)
             }
             Err(errno) => Err(errno.into()),
         }
     }
 
     /// Reads on the blocking pool.
-    fn read_soon(&self) -> JoinHandle<io::Result<Piece>> {
+    fn read_soon(&self, mut piece: Piece) -> JoinHandle<io::Result<Piece>> {
         let (file, at, want, ahead) = (Arc::clone(&self.file), self.at, self.want(), self.unsent.min(AHEAD_BYTES));
-        let mut piece = self.buffers.take();
         tokio::task::spawn_blocking(move || {
             // A hint only: what comes of it shows in the reads.
             let _ = rustix::fs::fadvise(&file, at, std::num::NonZeroU64::new(ahead), Advice::WillNeed);
@@ -153,14 +179,17 @@ impl FileBody {
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Piece>> {
-        if self.reading.is_none() {
-            match self.read_now() {
-                Ok(Some(piece)) => return Poll::Ready(Ok(piece)),
-                Ok(None) => {}
-                Err(why) => return Poll::Ready(Err(why)),
+        let mut reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => {
+                let mut piece = ready!(self.buffers.poll_take(context));
+                match self.read_now(&mut piece) {
+                    Ok(true) => return Poll::Ready(Ok(piece)),
+                    Ok(false) => self.read_soon(piece),
+                    Err(why) => return Poll::Ready(Err(why)),
+                }
             }
-        }
-        let mut reading = self.reading.take().unwrap_or_else(|| self.read_soon());
+        };
         match Pin::new(&mut reading).poll(context) {
             Poll::Ready(read) => Poll::Ready(read.unwrap_or_else(|why| Err(io::Error::other(why)))),
             Poll::Pending => {
