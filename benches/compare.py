@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import socket
 import ssl
@@ -20,12 +21,18 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/comp
 from harness import Bench, Failed, clean_environment, free_port, wait_until  # noqa: E402
 from local_cloud import LocalCloud  # noqa: E402
 
+from peers import Sink, TransferManager, all_peers  # noqa: E402
+from plot import draw, size_name  # noqa: E402
+
 SINK_CORE, CLIENT_CORE = 0, 1
 USER, PASSWORD = "bench@example.com", "Correct-Horse-7"
 GIB = 1024**3
 PHOTOS, PHOTO_BYTES = 200, 3 * 1024**2
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 COLD_STARTS = 10
+# Sizes of the plot, and how many objects of each: enough that it takes a while, few enough for every client.
+SIZES = [1024 * 4**step for step in range(11)]
+CURVE_FILES, CURVE_BYTES, CURVE_RUNS = 64, 256 * 1024**2, 2
 
 
 def pinned(core, argv):
@@ -47,31 +54,20 @@ class Figures:
         return f"{self.wall_s:8.2f} {self.cpu_s:8.2f} {self.cpu_s * GIB / self.sent_bytes:12.2f} {self.peak_bytes / 1024**2:10.1f}"
 
 
-class Sink:
+class StartedSink(Sink):
     """benches/s3-sink: takes everything over TLS and forgets it, so that the client is what is measured."""
 
     def __init__(self, bench, program):
         port = free_port()
         tls = bench.dir / "tls"
-        self.ca = tls / "ca.pem"
         process = bench.start("sink", pinned(SINK_CORE, [program, "--tls", str(tls), str(port)]))
         bench.wait_for_port("sink", process, port)
-        self.url = f"https://localhost:{port}"
+        super().__init__(f"https://localhost:{port}", tls / "ca.pem")
 
     def bytes_received(self):
         trust = ssl.create_default_context(cafile=str(self.ca))
         with urllib.request.urlopen(f"{self.url}/__stats", context=trust, timeout=10) as reply:
             return json.load(reply)["bytes_received"]
-
-    def environment(self):
-        return {
-            **clean_environment(),
-            "SSL_CERT_FILE": str(self.ca),
-            "AWS_CA_BUNDLE": str(self.ca),
-            "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": "x",
-            "AWS_SECRET_ACCESS_KEY": "y",
-        }
 
 
 def status_bytes(pid, name):
@@ -97,11 +93,11 @@ class PeakMemory(threading.Thread):
             time.sleep(0.01)
 
 
-def run_program(sink, argv, sent_bytes):
+def run_program(argv, environment, sent_bytes):
     """A client that starts, sends and ends: its own times and memory, start-up included."""
     start = time.monotonic()
     process = subprocess.Popen(
-        pinned(CLIENT_CORE, argv), env=sink.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        pinned(CLIENT_CORE, argv), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     memory = PeakMemory(process.pid)
     said = process.stderr.read()
@@ -117,7 +113,7 @@ def run_program(sink, argv, sent_bytes):
 class Gateway:
     """A daemon on the client's core whose destination is the sink, and the small client that drives it."""
 
-    def __init__(self, bench, cloud, sink, options, photos):
+    def __init__(self, bench, cloud, sink, options, files):
         self.bench, self.client = bench, options.gateway
         self.tidegate = bench.tidegate
         self.dir = bench.dir / "daemon"
@@ -142,7 +138,7 @@ seal_key_file = "{self.dir}/key/seal.key"
 log_filter = "warn"
 
 [upload]
-file_roots = ["{photos}"]
+file_roots = ["{files}"]
 {identity}[[destination]]{destination}ca_file = "{sink.ca}"
 """
         )
@@ -185,70 +181,120 @@ file_roots = ["{photos}"]
         pathlib.Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")  # the peak starts anew
         before = self.cpu_s()
         answer = self.drive(how, "free", *files)
-        sent = sum(os.path.getsize(file) for file in files)
-        return Figures(answer["wall_s"], self.cpu_s() - before, status_bytes(self.process.pid, "VmHWM"), sent)
+        peak = status_bytes(self.process.pid, "VmHWM")
+        return Figures(answer["wall_s"], self.cpu_s() - before, peak, total_bytes(files))
 
 
-def make_files(folder):
-    """One file of 1 GiB and 200 photos, of bytes that do not compress, warm in the page cache."""
-    folder.mkdir()
-    block = os.urandom(8 * 1024**2)
-    large = folder / "large.bin"
-    with open(large, "wb") as file:
-        for number in range(GIB // len(block)):
-            file.write(number.to_bytes(8, "big") + block[8:])
-    photos = folder / "photos"
-    photos.mkdir()
-    for number in range(PHOTOS):
-        (photos / f"photo-{number:03}.jpg").write_bytes(number.to_bytes(8, "big") + block[8:PHOTO_BYTES])
-    return large, sorted(photos.iterdir())
+def make_files(folder, size, count):
+    """Files of bytes that do not compress, no two alike, warm in the page cache."""
+    folder.mkdir(parents=True)
+    block = os.urandom(min(size, 8 * 1024**2))
+    for number in range(count):
+        with open(folder / f"{number:03}.jpg", "wb") as file:
+            for at in range(0, size, len(block)):
+                head = (number << 32 | at // len(block)).to_bytes(8, "big")
+                file.write((head + block[8:])[: size - at])
+    return sorted(folder.iterdir())
+
+
+class Contest:
+    """Everybody sends the same files, in turn."""
+
+    def __init__(self, sink, gateway, peers):
+        self.sink = sink
+        self.clients = {
+            "tidegate, by path": lambda files: gateway.measure("create", files),
+            "tidegate, by stream": lambda files: gateway.measure("stream", files),
+        }
+        for peer in peers:
+            self.clients[peer.name] = lambda files, peer=peer: run_program(
+                peer.command(sink, files[0].parent, files), peer.environment(sink), total_bytes(files)
+            )
+
+    def add(self, name, command):
+        """A client of the caller's; the files are appended to its command."""
+        self.clients[name] = lambda files: run_program(
+            [*shlex.split(command), *map(str, files)], self.sink.environment(), total_bytes(files)
+        )
+
+    def measure(self, name, files):
+        before = self.sink.bytes_received()
+        figures = self.clients[name](files)
+        received = self.sink.bytes_received() - before
+        if received != figures.sent_bytes:
+            raise Failed(f"{name} was to send {figures.sent_bytes} bytes, {received} arrived")
+        return figures
+
+    def table(self, title, files, runs):
+        """Measures everybody `runs` times and prints the medians."""
+        measured = {name: [] for name in self.clients}
+        for _ in range(runs):
+            for name, kept in measured.items():
+                kept.append(self.measure(name, files))
+        print(f"\n{title:<24} {'wall s':>8} {'cores s':>8} {'cores s/GiB':>12} {'peak MiB':>10}   median of {runs}")
+        medians = {name: Figures.median(kept) for name, kept in measured.items()}
+        for name, figures in medians.items():
+            print(f"  {name:<22} {figures.row()}", flush=True)
+        return medians
+
+    def curve(self, folder, large, runs):
+        """MiB/s of everybody against the size of an object: as many at once as each client does by itself."""
+        lines = {name: [] for name in self.clients}
+        for size in SIZES:
+            count = max(1, min(CURVE_FILES, CURVE_BYTES // size))
+            files = [large] if size == GIB else make_files(folder / str(size), size, count)
+            for name, points in lines.items():
+                best_s = min(self.measure(name, files).wall_s for _ in range(runs))
+                points.append((size, total_bytes(files) / best_s / 1024**2))
+            if size != GIB:
+                shutil.rmtree(folder / str(size))
+        print(f"\n{'MiB/s':<24}" + "".join(f"{size_name(size):>9}" for size in SIZES))
+        for name, points in lines.items():
+            print(f"  {name:<22}" + "".join(f"{rate:9.1f}" for _, rate in points), flush=True)
+        return lines
+
+
+def total_bytes(files):
+    return sum(os.path.getsize(file) for file in files)
+
+
+def print_bounds(one, many):
+    """What the design asks for, beside what was measured."""
+    by_path, by_stream, manager = one["tidegate, by path"], one["tidegate, by stream"], one[TransferManager.name]
+    ratio = by_path.cpu_s / manager.cpu_s
+    bounds = [
+        ("1 GiB by path: core-seconds, of the transfer manager's", ratio, 0.8, ""),
+        ("1 GiB by path: memory", by_path.peak_bytes / 1024**2, 32, " MiB"),
+        ("1 GiB by stream: core-seconds", by_stream.cpu_s, 1.25, " s"),
+        ("1 GiB by stream: memory", by_stream.peak_bytes / 1024**2, 40, " MiB"),
+        ("photos by path: wall, beside the transfer manager", many["tidegate, by path"].wall_s, many[TransferManager.name].wall_s, " s"),
+    ]
+    print("\nbounds")
+    for what, value, bound, unit in bounds:
+        print(f"  {what:<56} {value:8.2f}{unit:<4} at most {bound:8.2f}{unit:<4} {'met' if value <= bound else 'NOT MET'}")
 
 
 def run(bench, options):
-    large, photos = make_files(bench.dir / "files")
-    sink = Sink(bench, options.sink)
+    files = bench.dir / "files"
+    [large] = make_files(files / "large", GIB, 1)
+    photos = make_files(files / "photos", PHOTO_BYTES, PHOTOS)
+    sink = StartedSink(bench, options.sink)
     cloud = LocalCloud(bench)
     cloud.make_user(USER, PASSWORD, "free-tier")
-    gateway = Gateway(bench, cloud, sink, options, bench.dir / "files")
-    aws_config = bench.dir / "aws-config"
-    aws_config.write_text("[default]\ns3 =\n    preferred_transfer_client = crt\n")
-    s5cmd = [bench.tool("s5cmd"), "--no-verify-ssl", "--endpoint-url", sink.url]
-    aws = ["env", f"AWS_CONFIG_FILE={aws_config}", bench.tool("aws"), "s3"]
-    folder = photos[0].parent
-    photo_bytes = PHOTOS * PHOTO_BYTES
-
-    one = {
-        "tidegate, by path": lambda: gateway.measure("create", [large]),
-        "tidegate, by stream": lambda: gateway.measure("stream", [large]),
-        "s5cmd": lambda: run_program(sink, [*s5cmd, "cp", str(large), "s3://bench/large"], GIB),
-        "aws cli with crt": lambda: run_program(sink, [*aws, "cp", str(large), "s3://bench/large", "--quiet"], GIB),
-    }
-    many = {
-        "tidegate, by path": lambda: gateway.measure("create", photos),
-        "tidegate, by stream": lambda: gateway.measure("stream", photos),
-        "s5cmd": lambda: run_program(sink, [*s5cmd, "cp", f"{folder}/*", "s3://bench/photos/"], photo_bytes),
-        "aws cli with crt": lambda: run_program(
-            sink, [*aws, "cp", "--recursive", str(folder), "s3://bench/photos", "--quiet"], photo_bytes
-        ),
-    }
+    gateway = Gateway(bench, cloud, sink, options, files)
+    peers = all_peers(bench, options.transfer_manager)
+    print("beside: " + ", ".join(peer.version() for peer in peers))
+    contest = Contest(sink, gateway, peers)
     for peer in options.peer:
-        name, _, command = peer.partition("=")
-        one[name] = lambda c=command: run_program(sink, [*shlex.split(c), str(large)], GIB)
-        many[name] = lambda c=command: run_program(sink, [*shlex.split(c), *map(str, photos)], photo_bytes)
+        contest.add(*peer.split("=", 1))
 
-    for title, clients in (("one file of 1 GiB", one), (f"{PHOTOS} photos of 3 MiB", many)):
-        runs = {name: [] for name in clients}
-        for _ in range(options.runs):
-            for name, measure in clients.items():
-                before = sink.bytes_received()
-                figures = measure()
-                received = sink.bytes_received() - before
-                if received != figures.sent_bytes:
-                    raise Failed(f"{name} was to send {figures.sent_bytes} bytes, {received} arrived")
-                runs[name].append(figures)
-        print(f"\n{title:<24} {'wall s':>8} {'cores s':>8} {'cores s/GiB':>12} {'peak MiB':>10}   median of {options.runs}")
-        for name, figures in runs.items():
-            print(f"  {name:<22} {Figures.median(figures).row()}", flush=True)
+    one = contest.table("one file of 1 GiB", [large], options.runs)
+    many = contest.table(f"{PHOTOS} photos of 3 MiB", photos, options.runs)
+    print_bounds(one, many)
+    if options.plot:
+        lines = contest.curve(files / "curve", large, min(options.runs, CURVE_RUNS))
+        note = f"one core for the client, another for the sink over TLS on loopback; programs with their start; {' · '.join(peer.version() for peer in peers)}"
+        pathlib.Path(options.plot).write_text(draw("Throughput against object size", note, lines))
 
     credentials = gateway.drive("credentials")
     print("\ncredentials from the cache, over the socket")
@@ -270,11 +316,12 @@ def run(bench, options):
 
 def main():
     arguments = argparse.ArgumentParser()
-    for needed in ("tidegate", "gateway", "sink"):
+    for needed in ("tidegate", "gateway", "sink", "transfer-manager"):
         arguments.add_argument(f"--{needed}", required=True)
     arguments.add_argument("--profile", default="release", help="of the builds; a debug build says nothing about speed")
     arguments.add_argument("--runs", type=int, default=3)
     arguments.add_argument("--peer", action="append", default=[], help="NAME=COMMAND; the files are appended")
+    arguments.add_argument("--plot", help="also measures sizes from 1 KiB to 1 GiB, and draws them into this SVG")
     options = arguments.parse_args()
     bench = Bench(options.tidegate)
     try:
