@@ -169,9 +169,12 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Threads for what blocks (the disk, mostly): a burst of short waits would start hundreds, and each keeps memory of its own.
+const BLOCKING_THREADS: usize = 16;
+
 fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
     if command.is_server() {
-        tokio::runtime::Builder::new_multi_thread().enable_all().build()
+        tokio::runtime::Builder::new_multi_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build()
     } else {
         tokio::runtime::Builder::new_current_thread().enable_all().build()
     }

@@ -14,6 +14,7 @@ mod ingest;
 mod journal;
 pub mod key;
 mod manager;
+mod pace;
 pub mod plan;
 mod recovery;
 mod scheduler;
@@ -24,6 +25,7 @@ mod state_dir;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod wire;
 mod worker;
 
 use std::collections::BTreeMap;

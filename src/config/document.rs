@@ -204,7 +204,10 @@ fn read_upload(mut table: Section<'_>) -> upload::Config {
     set(&mut config.file_roots, table.paths("file_roots"));
     set(&mut config.single_put_max_bytes, table.integer("single_put_max_bytes", PART_MIN_BYTES..=PUT_MAX_BYTES));
     set(&mut config.part_size_bytes, table.integer("part_size_bytes", PART_MIN_BYTES..=PUT_MAX_BYTES));
+    set(&mut config.part_size_max_bytes, table.integer("part_size_max_bytes", PART_MIN_BYTES..=PUT_MAX_BYTES));
+    set(&mut config.multipart_max_age_s, table.integer("multipart_max_age_s", 3_600..=31_622_400));
     set(&mut config.max_parts_in_flight, size(table.integer("max_parts_in_flight", 1..=256)));
+    set(&mut config.transfer_memory_max_bytes, table.integer("transfer_memory_max_bytes", MIB..=1 << 30));
     set(&mut config.max_uploads_in_flight, size(table.integer("max_uploads_in_flight", 1..=256)));
     set(&mut config.part_attempts, small(table.integer("part_attempts", 1..=100)));
     set(&mut config.backoff_initial_ms, table.integer("backoff_initial_ms", 10..=60_000));

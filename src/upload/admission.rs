@@ -7,6 +7,7 @@ use ulid::Ulid;
 use super::core::Core;
 use super::journal::{Row, Source, StoredSpec};
 use super::key;
+use super::plan::{self, PartSizes};
 use super::recovery::stop;
 use super::state::Phase;
 use super::{Destination, KeyPolicy, OnDenied, Priority, UploadError, UploadSpec};
@@ -46,7 +47,10 @@ pub(super) async fn admit(
         .map_err(|why| UploadError::InvalidKey { key: spec.key.clone(), why })?;
     let now_ms = core.now_ms();
     // The parts of a stream are sent while it arrives.
-    let part_bytes = core.config().part_size_bytes.max(destination.store.profile().part_min_bytes);
+    let profile = destination.store.profile();
+    let longest = core.spool.limit_bytes().min(core.config().spool_max_bytes_per_uid).min(profile.object_max_bytes);
+    let most_bytes = core.config().part_size_max_bytes.min(core.config().spool_sync_interval_bytes);
+    let part_bytes = plan::part_bytes(longest, PartSizes { most_bytes, ..core.part_sizes() }, &profile);
     Ok(Row {
         id,
         owner_uid: caller.uid,

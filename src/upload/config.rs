@@ -14,8 +14,16 @@ pub struct Config {
     pub single_put_max_bytes: u64,
     /// The size of a part, unless the object would then have more than 10,000 of them; at least 5 MiB.
     pub part_size_bytes: u64,
-    /// Parts (and single puts) on the wire at once, of all uploads together.
+    /// On a link on which such a part takes no time, parts of a file grow up to this size.
+    pub part_size_max_bytes: u64,
+    /// A multipart upload that is older is begun anew: the bucket's lifecycle rule removes unfinished ones (ours after 7
+    /// days).
+    pub multipart_max_age_s: u64,
+    /// Parts (and single puts) on the wire at once, of all uploads together: the most that there may be. How many there
+    /// are follows goodput.
     pub max_parts_in_flight: usize,
+    /// What those may hold in memory; bounds their number as well.
+    pub transfer_memory_max_bytes: u64,
     /// Uploads that are sent at once.
     pub max_uploads_in_flight: usize,
     /// How many times a part is tried before its upload is put aside for a while.
@@ -48,8 +56,11 @@ impl Default for Config {
             file_roots: Vec::new(),
             single_put_max_bytes: 8 << 20,
             part_size_bytes: 8 << 20,
-            max_parts_in_flight: 4,
-            max_uploads_in_flight: 4,
+            part_size_max_bytes: 32 << 20,
+            multipart_max_age_s: 518_400,
+            max_parts_in_flight: 16,
+            transfer_memory_max_bytes: 8 << 20,
+            max_uploads_in_flight: 16,
             part_attempts: 4,
             backoff_initial_ms: 1_000,
             backoff_max_ms: 300_000,

@@ -6,18 +6,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use ulid::Ulid;
 
 use super::journal::{Journal, Row, Source, Unfinished};
+use super::pace;
+use super::plan::PartSizes;
 use super::scheduler::{LaneKey, Queue};
 use super::spool::Spool;
 use super::state::Phase;
 use super::state_dir::StateDir;
 use super::tenants::Tenants;
+use super::wire::Wire;
 use super::{Config, Destination, UploadError, UploadFailure, UploadState, UploadView};
 use crate::clock::{BootInstant, Clock, from_unix_ms, unix_ms};
 use crate::telemetry::metrics::{UploadStateLabel, metrics};
@@ -43,7 +46,7 @@ pub(super) struct Core {
     /// Told when there is something to abort at a store.
     pub(super) aborts: Notify,
     /// Parts on the wire, of all uploads together.
-    pub(super) wire: Semaphore,
+    pub(super) wire: Wire,
     /// Nothing new is begun.
     pub(super) stopping: CancellationToken,
     /// Everything ends at once.
@@ -66,6 +69,8 @@ pub(super) struct Note {
     pub(super) attempts: u32,
     /// How many transfers in a row stalled: each is given twice the time of the one before.
     pub(super) stalls: u32,
+    /// The last attempt left no part of which nobody knows whether the store has it.
+    pub(super) parts_known: bool,
     /// Since when it is denied without having been able to get other credentials.
     pub(super) denied_since: Option<BootInstant>,
 }
@@ -96,7 +101,7 @@ impl Core {
         cancel: CancellationToken,
     ) -> Self {
         Self {
-            wire: Semaphore::new(config.max_parts_in_flight.max(1)),
+            wire: Wire::new(clock.clone(), pace::most(config.max_parts_in_flight, config.transfer_memory_max_bytes)),
             settings: RwLock::new(Arc::new(Settings { config: Arc::new(config), destinations })),
             tenants,
             state_dir,
@@ -151,6 +156,16 @@ impl Core {
 
     pub(super) fn receiving(&self) -> MutexGuard<'_, HashMap<Ulid, Arc<super::ingest::Slot>>> {
         lock(&self.receiving)
+    }
+
+    /// What decides about the size of parts now.
+    pub(super) fn part_sizes(&self) -> PartSizes {
+        let config = self.config();
+        PartSizes {
+            normal_bytes: config.part_size_bytes,
+            most_bytes: config.part_size_max_bytes,
+            link_bytes_per_s: self.wire.goodput(),
+        }
     }
 
     /// Puts a durable upload into the queue, or one that still arrives and has parts to send.

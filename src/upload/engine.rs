@@ -29,7 +29,8 @@ pub(super) async fn run(core: Arc<Core>) {
     let mut under_way = JoinSet::new();
     loop {
         if !core.stopping.is_cancelled() {
-            while under_way.len() < core.config().max_uploads_in_flight.max(1)
+            // One more than there is room for on the wire, so that there is always a next one.
+            while under_way.len() < core.config().max_uploads_in_flight.max(1).min(core.wire.limit() + 1)
                 && let Some((id, running)) = core.begin_next()
             {
                 let task = attempt(Arc::clone(&core), id, running);

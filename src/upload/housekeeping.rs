@@ -11,8 +11,6 @@ use crate::store::{StoreErrorKind as Kind, Target};
 use crate::telemetry::metrics::metrics;
 
 const ROUND: Duration = Duration::from_secs(60);
-/// The bucket's lifecycle rule removes unfinished multipart uploads after 7 days: older ones are left to it.
-const ABORT_MAX_AGE_MS: i64 = 6 * 86_400_000;
 const ABORTS_PER_ROUND: u32 = 64;
 
 /// Runs until the daemon stops.
@@ -58,11 +56,13 @@ async fn abort_all(core: &Core, now_ms: i64) {
         Ok(aborts) => aborts,
         Err(why) => return tracing::warn!(%why, "cannot look for multipart uploads to abort"),
     };
+    // The bucket's lifecycle rule removes them soon after: older ones are left to it.
+    let max_age_ms = i64::try_from(core.config().multipart_max_age_s.saturating_mul(1_000)).unwrap_or(i64::MAX);
     for abort in aborts {
         if core.stopping.is_cancelled() {
             return;
         }
-        let too_old = now_ms.saturating_sub(abort.create_ms) > ABORT_MAX_AGE_MS;
+        let too_old = now_ms.saturating_sub(abort.create_ms) > max_age_ms;
         if too_old || is_settled(core, &abort).await {
             if too_old {
                 tracing::info!("an unfinished multipart upload is left to the bucket's lifecycle rule");

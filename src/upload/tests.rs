@@ -5,6 +5,7 @@
 mod accepting;
 mod early;
 mod fixture;
+mod multiparts;
 mod owners;
 mod recovering;
 mod sending;

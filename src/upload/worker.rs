@@ -173,9 +173,12 @@ impl Transfer {
         if let (Some(part_bytes), Some(_)) = (fixed, &self.row.multipart_id) {
             return Ok(Plan::Multipart { part_bytes });
         }
-        let part_bytes = fixed.unwrap_or(config.part_size_bytes);
-        plan(self.total_bytes, config.single_put_max_bytes, part_bytes, &profile)
-            .map_err(|why| failure::failure(failure::STORE_REFUSED, why.to_string()))
+        let plan = plan(self.total_bytes, config.single_put_max_bytes, self.core.part_sizes(), &profile)
+            .map_err(|why| failure::failure(failure::STORE_REFUSED, why.to_string()))?;
+        Ok(match (plan, fixed) {
+            (Plan::Multipart { .. }, Some(part_bytes)) => Plan::Multipart { part_bytes },
+            _ => plan,
+        })
     }
 
     async fn single(self: &Arc<Self>) -> Result<Ended, Ended> {

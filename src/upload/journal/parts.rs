@@ -196,6 +196,21 @@ impl Journal {
         .await
     }
 
+    /// The store does not have these parts after all.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub async fn parts_lost(&self, id: Ulid, numbers: Vec<u32>) -> Result<(), JournalError> {
+        self.write(move |connection| {
+            let mut delete = connection.prepare_cached("DELETE FROM parts WHERE upload = ? AND number = ?")?;
+            for number in numbers {
+                delete.execute(params![blob(id), number])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// The parts that are in the store, by number.
     ///
     /// # Errors

@@ -174,8 +174,7 @@ async fn cancelled_and_abandoned_streams_leave_nothing_at_the_store() {
     };
     let (ended, ()) = tokio::join!(daemon.cancel(&ALICE, cancelled), dropping);
     assert_eq!(ended.unwrap().state, UploadState::Cancelled);
-    drop(half_sent(&daemon, abandoned, &content).await);
-    daemon.until(abandoned, |view| view.received_bytes == content.len() as u64).await;
+    half_sent(&daemon, abandoned, &content).await.leave().await;
     device.clock.advance(std::time::Duration::from_secs(device.config.receiving_idle_max_s + 1));
     housekeeping::sweep(daemon.core()).await;
     assert_eq!(daemon.get(&ALICE, abandoned).await.unwrap().state, UploadState::Cancelled);

@@ -192,6 +192,11 @@ pub(super) fn config() -> Config {
     Config {
         single_put_max_bytes: 64 << 10,
         part_size_bytes: 64 << 10,
+        part_size_max_bytes: 64 << 10,
+        max_parts_in_flight: 4,
+        max_uploads_in_flight: 4,
+        // What 10,000 such parts hold: a stream's could not be this small otherwise.
+        spool_max_bytes_per_uid: 512 << 20,
         part_attempts: 3,
         backoff_initial_ms: 1,
         backoff_max_ms: 5,

@@ -19,7 +19,6 @@ async fn a_crash_sends_again_only_what_was_in_flight() {
     daemon.until(id, |view| view.stored_bytes >= 5 * PART as u64).await;
     open.send_replace(false);
     daemon.crash().await;
-    let sent_before = device.store.part_bytes();
     open.send_replace(true);
 
     let daemon = device.start().await;
@@ -27,7 +26,8 @@ async fn a_crash_sends_again_only_what_was_in_flight() {
     let done = daemon.end(id).await;
     assert_eq!((done.state, device.object(&done.key)), (UploadState::Succeeded, content.clone()));
     assert_eq!(device.store.calls(Operation::CreateMultipart), 1, "the same multipart upload goes on");
-    let twice = sent_before + (device.store.part_bytes() - sent_before) - content.len() as u64;
+    // A part that the store had when the daemon died, and that ListParts found, was never counted.
+    let twice = device.store.part_bytes().saturating_sub(content.len() as u64);
     let in_flight = (device.config.max_parts_in_flight * PART) as u64;
     assert!(twice <= in_flight, "{twice} bytes sent twice, {kept} were kept");
 }

@@ -22,6 +22,7 @@ pub(super) enum Request<'a> {
     Create,
     Part { multipart_id: &'a str, number: u32, body: &'a PartBody },
     Complete { multipart_id: &'a str, parts: &'a [PartReceipt] },
+    List { multipart_id: &'a str },
     Head,
 }
 
@@ -31,6 +32,7 @@ pub(super) enum Reply {
     Stored(Stored),
     Created(Box<Unrecorded>),
     Part(PartReceipt),
+    Listed(Vec<PartReceipt>),
     Head(Option<ObjectHead>),
 }
 
@@ -61,8 +63,14 @@ impl<'a> Request<'a> {
             Self::Create => "CreateMultipartUpload",
             Self::Part { .. } => "UploadPart",
             Self::Complete { .. } => "CompleteMultipartUpload",
+            Self::List { .. } => "ListParts",
             Self::Head => "HeadObject",
         }
+    }
+
+    /// Only asks what there is: whoever may not, or cannot, does without.
+    fn only_asks(self) -> bool {
+        matches!(self, Self::List { .. } | Self::Head)
     }
 
     /// The object may be visible afterwards.
@@ -107,7 +115,7 @@ impl Transfer {
                     skews += 1;
                 }
                 // Whoever may not look does without.
-                Kind::AccessDenied if matches!(request, Request::Head) => return Err(Stop::Store(error)),
+                Kind::AccessDenied if request.only_asks() => return Err(Stop::Store(error)),
                 Kind::CredentialsExpired if !renewed => {
                     renewed = true;
                     self.renew(&signer, &error).await?;
@@ -139,6 +147,9 @@ impl Transfer {
                     }
                     tries += 1;
                     if tries >= self.core.config().part_attempts {
+                        if matches!(request, Request::List { .. }) {
+                            return Err(Stop::Store(error));
+                        }
                         let reason = failure::STORE_UNAVAILABLE;
                         return Err(wait(WaitReason::Retry, Scope::Upload, reason, &error, true));
                     }
@@ -157,9 +168,9 @@ impl Transfer {
     /// One request, watched for stalls. The outer error: interrupted from outside.
     async fn attempt(&self, request: Request<'_>, signer: &Signer) -> Result<Result<Reply, StoreError>, Stop> {
         let cancelled = self.running.cancel.cancelled();
-        let _permit = match request.body() {
+        let place = match request.body() {
             Some(_) => Some(tokio::select! {
-                permit = self.core.wire.acquire() => permit.map_err(|_| Stop::Ended(Ended::Stopped))?,
+                place = self.core.wire.take() => place,
                 () = self.running.cancel.cancelled() => return Err(Stop::Ended(Ended::Stopped)),
             }),
             None => None,
@@ -185,11 +196,19 @@ impl Transfer {
                 Err(StoreError::unknown(request.name(), Kind::Interrupted, why))
             }
         };
-        if request.body().is_some() {
+        if let Some(place) = place {
             metrics().part_attempt(label(&result), begun.elapsed());
             match &result {
-                Ok(_) => metrics().bytes_stored(progress.bytes()),
-                Err(_) => metrics().bytes_resent(progress.bytes()),
+                Ok(_) => {
+                    metrics().bytes_stored(progress.bytes());
+                    place.delivered(progress.bytes());
+                }
+                Err(error) => {
+                    metrics().bytes_resent(progress.bytes());
+                    if matches!(error.kind, Kind::Throttled | Kind::Interrupted) {
+                        place.too_much();
+                    }
+                }
             }
         }
         Ok(result)
@@ -224,6 +243,7 @@ impl Transfer {
                 let target = crate::store::Target { crc64nvme: Some(whole), ..target.clone() };
                 store.complete(signer, &target, multipart_id, parts).await.map(Reply::Stored)
             }
+            Request::List { multipart_id } => store.list_parts(signer, target, multipart_id).await.map(Reply::Listed),
             Request::Head => store.head(signer, target).await.map(Reply::Head),
         }
     }

@@ -39,6 +39,9 @@ struct Unsent {
     crc64nvme: Option<u64>,
 }
 
+/// Parts that the store has and that the journal does not know.
+type Unclaimed = BTreeMap<u32, PartReceipt>;
+
 impl Transfer {
     /// The parts of a stream that are here already, until there are no more of them.
     pub(super) async fn early(self: &Arc<Self>) -> Result<Ended, Ended> {
@@ -47,12 +50,19 @@ impl Transfer {
         if work.is_empty() {
             return Ok(Ended::Drained);
         }
-        let id = match self.row.multipart_id.clone() {
+        let known_id = if self.is_too_old() {
+            self.restart(true, "it is too old").await?;
+            None
+        } else {
+            self.row.multipart_id.clone()
+        };
+        let id = match known_id {
             Some(id) => id,
             None => self.begin(part_bytes).await?,
         };
         let mut parts = self.known_parts().await?;
-        match self.send_parts(&id, part_bytes, work, true, &mut parts).await? {
+        let unclaimed = self.reconcile(&id, &mut parts).await?;
+        match self.send_parts(&id, part_bytes, work, true, unclaimed, &mut parts).await? {
             None => Ok(Ended::Drained),
             Some(_) => {
                 self.restart(false, "the store does not know it any more").await?;
@@ -70,9 +80,12 @@ impl Transfer {
 
     pub(super) async fn multipart(self: &Arc<Self>, part_bytes: u64) -> Result<Ended, Ended> {
         let mut multipart_id = self.row.multipart_id.clone();
-        if multipart_id.is_some() && self.row.part_bytes != Some(part_bytes) {
-            self.restart(true, "its parts are too many").await?;
-            multipart_id = None;
+        if multipart_id.is_some() {
+            let outgrown = self.row.part_bytes != Some(part_bytes);
+            if outgrown || self.is_too_old() {
+                self.restart(true, if outgrown { "its parts are too many" } else { "it is too old" }).await?;
+                multipart_id = None;
+            }
         }
         for restarted in [false, true] {
             let id = match multipart_id.take() {
@@ -124,6 +137,48 @@ impl Transfer {
         Ok(known.into_iter().map(|part| (part.number, part)).collect())
     }
 
+    /// The bucket's lifecycle rule may remove it soon.
+    fn is_too_old(&self) -> bool {
+        if self.row.multipart_id.is_none() {
+            return false;
+        }
+        let since = self.row.multipart_ms.unwrap_or(self.row.create_ms);
+        let age_ms = u64::try_from(self.core.now_ms().saturating_sub(since)).unwrap_or(0);
+        age_ms / 1_000 >= self.core.config().multipart_max_age_s
+    }
+
+    /// Where an earlier attempt left parts of which nobody knows whether the store has them, asks it: parts that it has
+    /// are not sent again, and parts that it has lost are. Where it does not tell, the journal's word stands.
+    async fn reconcile(&self, multipart_id: &str, parts: &mut BTreeMap<u32, PartReceipt>) -> Result<Unclaimed, Ended> {
+        let mut known = self.row.multipart_id.as_deref() != Some(multipart_id);
+        self.core.amend(self.row.id, |note| known |= std::mem::take(&mut note.parts_known));
+        if known {
+            return Ok(Unclaimed::new());
+        }
+        let listed = match self.call(Request::List { multipart_id }).await {
+            Ok(Reply::Listed(listed)) => listed,
+            Ok(_) => return Err(self.puzzled()),
+            Err(Stop::Store(error)) => {
+                // One that is gone is begun anew where that shows next.
+                tracing::debug!(upload = %self.row.id, %error, "the store does not say which parts it has");
+                return Ok(Unclaimed::new());
+            }
+            Err(Stop::Ended(ended)) => return Err(ended),
+        };
+        let mut listed: Unclaimed = listed.into_iter().map(|part| (part.number, part)).collect();
+        let is_there = |part: &PartReceipt| listed.get(&part.number).is_some_and(|there| there.etag == part.etag);
+        let lost: Vec<u32> = parts.values().filter(|part| !is_there(part)).map(|part| part.number).collect();
+        if !lost.is_empty() {
+            tracing::warn!(upload = %self.row.id, parts = lost.len(), "the store has lost parts: they are sent again");
+            parts.retain(|number, _| !lost.contains(number));
+            let forgotten = self.core.journal.parts_lost(self.row.id, lost).await;
+            forgotten.map_err(|why| journal_failed(&why))?;
+            self.running.stored_bytes.store(parts.values().map(|part| part.size_bytes).sum(), Ordering::Relaxed);
+        }
+        listed.retain(|number, _| !parts.contains_key(number));
+        Ok(listed)
+    }
+
     /// Every part that the store does not have yet.
     async fn missing(&self, part_bytes: u64, done: &BTreeMap<u32, PartReceipt>) -> Result<VecDeque<Unsent>, Ended> {
         let mut arrived = BTreeMap::new();
@@ -141,8 +196,9 @@ impl Transfer {
 
     async fn round(self: &Arc<Self>, multipart_id: &str, part_bytes: u64) -> Result<Round, Ended> {
         let mut parts = self.known_parts().await?;
+        let unclaimed = self.reconcile(multipart_id, &mut parts).await?;
         let work = self.missing(part_bytes, &parts).await?;
-        if let Some(restart) = self.send_parts(multipart_id, part_bytes, work, false, &mut parts).await? {
+        if let Some(restart) = self.send_parts(multipart_id, part_bytes, work, false, unclaimed, &mut parts).await? {
             return Ok(restart);
         }
         let parts: Vec<PartReceipt> = parts.into_values().collect();
@@ -177,6 +233,7 @@ impl Transfer {
         part_bytes: u64,
         mut work: VecDeque<Unsent>,
         arriving: bool,
+        mut unclaimed: Unclaimed,
         done: &mut BTreeMap<u32, PartReceipt>,
     ) -> Result<Option<Round>, Ended> {
         let mut under_way = JoinSet::new();
@@ -189,12 +246,13 @@ impl Transfer {
             }
             // One more than may be on the wire: its checksum is computed while the others are sent.
             while stopped.is_none()
-                && under_way.len() <= self.core.config().max_parts_in_flight.max(1)
+                && under_way.len() <= self.core.wire.limit()
                 && let Some(unsent) = work.pop_front()
             {
                 begun.insert(unsent.place.number);
                 let (transfer, id) = (Arc::clone(self), multipart_id.to_owned());
-                under_way.spawn(async move { transfer.send_part(&id, unsent).await });
+                let there = unclaimed.remove(&unsent.place.number);
+                under_way.spawn(async move { transfer.send_part(&id, unsent, there).await });
             }
             match under_way.join_next().await {
                 None => break,
@@ -207,7 +265,10 @@ impl Transfer {
             }
         }
         match stopped {
-            None => Ok(None),
+            None => {
+                self.core.amend(self.row.id, |note| note.parts_known = true);
+                Ok(None)
+            }
             Some(Stop::Store(error)) if error.kind == Kind::NoSuchUpload => {
                 // With a completion in doubt, the multipart upload may be gone because it has become the object. Where
                 // nobody may look, the new one's completion finds the key taken.
@@ -217,14 +278,24 @@ impl Transfer {
         }
     }
 
-    async fn send_part(&self, multipart_id: &str, unsent: Unsent) -> Result<PartReceipt, Stop> {
+    /// Sends a part, unless the store has it already: then `there` is its receipt.
+    async fn send_part(
+        &self,
+        multipart_id: &str,
+        unsent: Unsent,
+        there: Option<PartReceipt>,
+    ) -> Result<PartReceipt, Stop> {
         let Part { number, offset, len } = unsent.place;
         let crc64nvme = match unsent.crc64nvme {
             Some(arrived) => arrived,
             None => self.crc(offset, len).await.map_err(Stop::Ended)?,
         };
         let body = self.body(offset, len, crc64nvme);
-        match self.call(Request::Part { multipart_id, number, body: &body }).await? {
+        let reply = match there.filter(|there| there.size_bytes == len && there.crc64nvme == Some(crc64nvme)) {
+            Some(receipt) => Reply::Part(receipt),
+            None => self.call(Request::Part { multipart_id, number, body: &body }).await?,
+        };
+        match reply {
             Reply::Part(receipt) => {
                 let kept = self.core.journal.part_done(self.row.id, multipart_id.to_owned(), receipt.clone()).await;
                 if !kept.map_err(|why| Stop::Ended(journal_failed(&why)))? {
