@@ -148,7 +148,12 @@ impl Place {
             let name = entry.file_name();
             let Some((number, crc)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
             let (Ok(number), Ok(crc)) = (number.parse(), u64::from_str_radix(crc, 16)) else { continue };
-            let size_bytes = entry.metadata().map_err(|why| lost("list_parts", &why))?.len();
+            let size_bytes = match entry.metadata() {
+                Ok(metadata) => metadata.len(),
+                // Replaced a moment ago by the same number again.
+                Err(why) if why.kind() == io::ErrorKind::NotFound => continue,
+                Err(why) => return Err(lost("list_parts", &why)),
+            };
             found.push(PartReceipt { number, etag: part_etag(crc), size_bytes, crc64nvme: Some(crc) });
         }
         found.sort_by_key(|part| part.number);
@@ -252,13 +257,16 @@ impl ObjectStore for DirectoryStore {
                 let mut file = File::create_new(&scratch).map_err(|why| lost("upload_part", &why))?;
                 copy_part(&body, &mut file)?;
                 file.sync_all().map_err(|why| lost("upload_part", &why))?;
+                let name = format!("{number}-{:016x}", body.crc64nvme);
+                fs::rename(&scratch, directory.join(&name)).map_err(|why| lost("upload_part", &why))?;
                 // The same number again replaces the part, whatever its checksum was.
                 for old in place.parts(&multipart_id)?.into_iter().filter(|part| part.number == number) {
-                    let crc = old.crc64nvme.unwrap_or_default();
-                    let _ = fs::remove_file(directory.join(format!("{number}-{crc:016x}")));
+                    let old = format!("{number}-{:016x}", old.crc64nvme.unwrap_or_default());
+                    if old != name {
+                        let _ = fs::remove_file(directory.join(old));
+                    }
                 }
-                let name = directory.join(format!("{number}-{:016x}", body.crc64nvme));
-                fs::rename(&scratch, name).map_err(|why| lost("upload_part", &why))
+                Ok(())
             })();
             if written.is_err() {
                 let _ = fs::remove_file(&scratch);
