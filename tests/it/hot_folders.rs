@@ -8,6 +8,7 @@ use std::time::Duration;
 use tidegate::api::v1;
 
 use crate::fixture::{PASSWORD, Stage, reason};
+use crate::rig::Rig;
 
 /// Under the load of all other tests.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -146,8 +147,9 @@ async fn what_is_put_into_the_folder_is_stored_once_also_after_a_restart_and_aga
     hot.put("new.jpg", b"third");
     hot.until_taken(1).await;
     // A rename over it, a write into it, other attributes: two new uploads, and one that is none.
-    hot.put("next", b"first, changed");
-    std::fs::rename(hot.path().join("next"), hot.path().join("a.jpg")).unwrap();
+    let next = hot.folder.path().join("next");
+    std::fs::write(&next, b"first, changed").unwrap();
+    std::fs::rename(next, hot.path().join("a.jpg")).unwrap();
     hot.until(|folder| folder.taken_count >= 2 && folder.open_count == 0).await;
     std::fs::set_permissions(hot.path().join("sub/deep/b.jpg"), std::fs::Permissions::from_mode(0o644)).unwrap();
     std::fs::set_permissions(hot.path().join("sub/deep/b.jpg"), std::fs::Permissions::from_mode(0o664)).unwrap();
@@ -305,6 +307,59 @@ async fn a_reload_begins_and_ends_folders() {
     hot.stage.gateway().await.reload_config(v1::ReloadConfigRequest {}).await.unwrap();
     hot.until_taken(1).await;
     assert_eq!(hot.stored().await, once(&["a.jpg", "b.jpg", "c.jpg"]), "a.jpg was known still");
+}
+
+/// A daemon that is killed again and again in the middle of it: every file becomes one upload, and is gone at last.
+#[test]
+fn a_burst_of_files_survives_kills() {
+    let count: usize = std::env::var("TIDEGATE_BURST").map_or(150, |count| count.parse().unwrap());
+    let kills = 5;
+    let mut rig = Rig::start();
+    rig.sign_in("kiosk@example.com");
+    let (hot, password) = (rig.state_file("hot"), rig.state_file("password"));
+    std::fs::create_dir(&hot).unwrap();
+    std::fs::write(&password, crate::rig::PASSWORD).unwrap();
+    std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let config = rig.state_file("tidegate.toml");
+    let tables = format!(
+        "\n[[service_session]]\nname = \"kiosk\"\nallowed_uids = [{}]\nusername = \"kiosk@example.com\"\n\
+         password_file = \"{}\"\n[[hot_folder]]\npath = \"{}\"\nquiet_ms = 100\nretry_interval_ms = 200\n\
+         after_upload = \"delete\"\nmax_tracked_files = 64\n",
+        rustix::process::getuid().as_raw(),
+        password.display(),
+        hot.display()
+    );
+    let text = std::fs::read_to_string(&config).unwrap().replace("[session]", "[session]\nboot_spread_ms = 0");
+    std::fs::write(&config, text + &tables).unwrap();
+    rig.restart_daemon();
+    let folder = hot.clone();
+    let camera = std::thread::spawn(move || {
+        for number in 0..count {
+            std::fs::write(folder.join(format!("{number}.jpg")), format!("photo {number}")).unwrap();
+        }
+    });
+    let wait = |left_at_most: usize| {
+        let deadline =
+            std::time::Instant::now() + PATIENCE.max(Duration::from_millis(50) * u32::try_from(count).unwrap());
+        while names(&hot).len() > left_at_most {
+            assert!(std::time::Instant::now() < deadline, "{:?} are left", names(&hot));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    camera.join().unwrap();
+    for kill in 1..=kills {
+        wait(count - count * kill / (kills + 1));
+        rig.kill_daemon();
+    }
+    wait(0);
+    let listed = rig.json(&["uploads", "--limit", "0"]);
+    let mut of_path = BTreeMap::new();
+    for upload in listed["uploads"].as_array().unwrap() {
+        assert_eq!(upload["state"], "SUCCEEDED", "{upload}");
+        *of_path.entry(upload["path"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(of_path.len(), count);
+    assert!(of_path.values().all(|times| *times == 1), "{of_path:?}");
 }
 
 /// A storm of files: more than can be tracked, more than the kernel's queue holds where it is small, a kill in between.

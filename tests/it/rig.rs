@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+/// Of every account that a rig signs in.
+pub const PASSWORD: &str = "Correct-horse-7";
+
 /// The binary, with nothing of this process's settings.
 pub fn tidegate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
@@ -185,7 +188,7 @@ impl Rig {
 
     /// An account that is signed in.
     pub fn sign_in(&self, address: &str) {
-        let password = "Correct-horse-7";
+        let password = PASSWORD;
         self.json_with_stdin(&["sign-up", address, "--password-stdin"], password);
         self.json(&["confirm", address, &self.newest_code(address)]);
         self.json_with_stdin(&["sign-in", address, "--password-stdin"], password);
@@ -209,6 +212,13 @@ impl Rig {
     /// Stops the daemon in order and starts it again on the same state.
     pub fn restart_daemon(&mut self) {
         self.stop_daemon();
+        self.daemon = serve(self.folder.path());
+    }
+
+    /// Kills the daemon where it is, and starts it again on what that left.
+    pub fn kill_daemon(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
         self.daemon = serve(self.folder.path());
     }
 
