@@ -175,16 +175,6 @@ pub struct ServedTokens {
     pub access_token: Option<(SecretString, SystemTime)>,
 }
 
-impl From<TokenSet> for ServedTokens {
-    fn from(set: TokenSet) -> Self {
-        Self {
-            id_token: set.id_token,
-            id_token_expire_time: set.claims.expire_time,
-            access_token: set.access_token.zip(set.access_token_expire_time),
-        }
-    }
-}
-
 /// How a user proves who they are.
 #[derive(Debug, Clone)]
 pub enum SignInMethod {

@@ -8,7 +8,7 @@ use super::super::event::Refusal;
 use super::super::failure::session_error;
 use super::super::mailbox::Asker;
 use super::super::registry::Served;
-use super::super::{ServedCredentials, SessionError, SessionState, SessionView};
+use super::super::{ServedCredentials, ServedTokens, SessionError, SessionState, SessionView, TokenSet};
 use super::Actor;
 use crate::clock::BootInstant;
 use crate::telemetry::metrics;
@@ -104,6 +104,16 @@ impl Actor {
             Asker::Denied(_, reply) => {
                 let _ = reply.send(Ok(true));
             }
+        }
+    }
+}
+
+impl From<TokenSet> for ServedTokens {
+    fn from(set: TokenSet) -> Self {
+        Self {
+            id_token: set.id_token,
+            id_token_expire_time: set.claims.expire_time,
+            access_token: set.access_token.zip(set.access_token_expire_time),
         }
     }
 }
