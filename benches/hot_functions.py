@@ -10,7 +10,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/compat"))
 
-from compare import Sink  # noqa: E402
+from compare import StartedSink  # noqa: E402
 from harness import Bench, Failed  # noqa: E402
 from local_cloud import LocalCloud  # noqa: E402
 from tidegate_app import App, Daemon, credential_pb, upload_pb  # noqa: E402
@@ -62,7 +62,7 @@ def work(daemon, sessions):
 
 def run_daemon(bench, sink_program):
     """Sign-ins, credentials, uploads over TLS, and all of it again after a restart."""
-    sink, cloud = Sink(bench, sink_program), LocalCloud(bench)
+    sink, cloud = StartedSink(bench, sink_program), LocalCloud(bench)
     identity, _, destination = cloud.config().partition("[[destination]]")
     destination = destination.replace(f'endpoint_url = "{cloud.url}"', f'endpoint_url = "{sink.url}"')
     config = f'{identity}[[destination]]{destination}ca_file = "{sink.ca}"\n'
