@@ -222,6 +222,7 @@ def uploads(call, app, daemon, session):
     call(app.uploads, "GetUpload", upload_pb.GetUploadRequest(name=created.upload.name))
     call(app.uploads, "ListUploads", upload_pb.ListUploadsRequest())
     call.first_of(app.uploads, "WatchUpload", upload_pb.WatchUploadRequest(name=created.upload.name))
+    call.first_of(app.uploads, "WatchUploads", upload_pb.WatchUploadsRequest(since={"seconds": 1}))
     call(app.uploads, "RetryUpload", upload_pb.RetryUploadRequest(name=created.upload.name))
     call(app.uploads, "CancelUpload", upload_pb.CancelUploadRequest(name=created.upload.name))
 
