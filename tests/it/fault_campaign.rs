@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crc_fast::{CrcAlgorithm, checksum};
 use rand::rngs::StdRng;
@@ -24,7 +25,9 @@ use crate::rehearsal::bytes;
 /// Large ones need a core each for their checksums, so that more at once only stall one another.
 const AT_ONCE: usize = 8;
 /// A case that takes longer is told about.
-const SLOW: std::time::Duration = std::time::Duration::from_secs(30);
+const SLOW: Duration = Duration::from_secs(30);
+/// A case whose fault never struck: it is not counted.
+const UNNEEDED: &str = "not needed";
 const SMALL_MAX: usize = 200_000;
 /// Two parts.
 const LARGE_MIN: usize = (5 << 20) + 1;
@@ -197,6 +200,7 @@ fn table(random: &mut StdRng, share_percent: u64) -> Vec<Case> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "a campaign: tests/faults/run plays it"]
 async fn every_call_may_go_wrong_in_every_way() {
     let (seeds, share) = (times("TIDEGATE_FAULT_SEEDS", 1), times("TIDEGATE_FAULT_SHARE", 12));
     let stage = Arc::new(Stage::new().await);
@@ -210,8 +214,8 @@ async fn every_call_may_go_wrong_in_every_way() {
         let (skewed, others): (Vec<_>, Vec<_>) = cases.into_iter().partition(|case| case.kind == Kind::SkewedClock);
         let daemon = Arc::new(stage.start().await);
         let mut played = Vec::new();
-        for wave in [others, skewed] {
-            played.extend(play_all(&stage, &daemon, wave, seed, &base, &mut report).await);
+        for (wave, at_once) in [(others, AT_ONCE), (skewed, 1)] {
+            played.extend(play_all(&stage, &daemon, wave, at_once, seed, &base, &mut report).await);
             stage.proxy.clear();
             stage.rehearsal.cloud.faults().clear();
         }
@@ -228,11 +232,12 @@ async fn play_all(
     stage: &Arc<Stage>,
     daemon: &Arc<Daemon>,
     cases: Vec<Case>,
+    at_once: usize,
     seed: u64,
     base: &Arc<Vec<u8>>,
     report: &mut Report,
 ) -> Vec<Played> {
-    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let room = Arc::new(Semaphore::new(at_once));
     let mut playing = JoinSet::new();
     for case in cases {
         let (stage, daemon, base, room) = (Arc::clone(stage), Arc::clone(daemon), Arc::clone(base), Arc::clone(&room));
@@ -288,19 +293,24 @@ async fn play_restart(
         under_way.push((case, tag, id, content));
     }
     for (case, tag, ..) in &under_way {
-        if let Err(why) = Struck::Proxy(format!("/{tag}/")).wait(stage).await {
+        if let Err(why) = Struck::Proxy(format!("/{tag}/")).wait(stage, PATIENCE).await {
             report.wrong(case, &format!("its second part never came: {why}"));
         }
     }
     daemon.crash().await;
     stage.proxy.clear();
     for (case, tag, ..) in &under_way {
-        let (key_part, fault) = (format!("/{tag}/"), case.kind.fault(random));
+        // Counted by itself.
+        let (key_part, fault) = (format!("{tag}/"), case.kind.fault(random));
         stage.proxy.add(Rule { operation: LIST, key_part, skip: 0, times: 1, fault });
     }
     let daemon = stage.start().await;
     for (case, tag, id, content) in &under_way {
         let view = daemon.end(case.role, *id).await;
+        if let Err(why) = Struck::Proxy(format!("{tag}/")).wait(stage, PATIENCE).await {
+            report.wrong(case, &why);
+            continue;
+        }
         let folder = format!("users/{}/free/{tag}/", daemon.identity_id(case.role).await);
         match judge(stage, case, &view, &folder, tag, content).await {
             Ok(end) => report.right(case, end),
@@ -346,8 +356,15 @@ async fn play(
         }
     }
     let view = daemon.end(case.role, id).await;
-    struck.wait(stage).await?;
-    let end = judge(stage, case, &view, &folder, &tag, &content).await?;
+    // Aborts come after the upload's end, everything else before it. Where a loaded machine or a jumping clock had the write
+    // sent once more, the lost reply may have been one that nobody waited for: then there is nothing to look at.
+    let patience = if case.operation == HEAD { Duration::ZERO } else { PATIENCE };
+    let has_struck = struck.wait(stage, patience).await;
+    let mut end = judge(stage, case, &view, &folder, &tag, &content).await?;
+    match has_struck {
+        Err(_) if case.operation == HEAD => end = UNNEEDED,
+        has_struck => has_struck?,
+    }
     Ok((Played { case: case.clone(), id, content, from_file, state: view.state }, end))
 }
 
@@ -359,7 +376,7 @@ enum Struck {
 
 impl Struck {
     /// A fault that never struck proves nothing. Aborts come after the upload's end.
-    async fn wait(&self, stage: &Stage) -> Result<(), String> {
+    async fn wait(&self, stage: &Stage, patience: Duration) -> Result<(), String> {
         let has_struck = || match self {
             Self::Proxy(part) => stage.proxy.struck(part) > 0,
             Self::Cloud(part) => {
@@ -367,12 +384,12 @@ impl Struck {
                 !plan.rules.iter().any(|rule| rule.key_contains.as_deref() == Some(part))
             }
         };
-        let end = std::time::Instant::now() + PATIENCE;
+        let end = std::time::Instant::now() + patience;
         while !has_struck() {
             if std::time::Instant::now() > end {
                 return Err("the fault never struck".into());
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }
@@ -462,9 +479,12 @@ struct Report {
 
 impl Report {
     fn right(&mut self, case: &Case, end: &'static str) {
+        *self.ends.entry(end).or_default() += 1;
+        if end == UNNEEDED {
+            return;
+        }
         let cell = self.cells.entry((case.kind, case.operation)).or_default();
         *cell = (cell.0 + 1, cell.1 + 1);
-        *self.ends.entry(end).or_default() += 1;
     }
 
     fn wrong(&mut self, case: &Case, why: &str) {
@@ -543,7 +563,8 @@ impl Report {
         println!("ends: {:?}", self.ends);
         println!("{cases} cases, {right} right");
         assert!(self.wrong.is_empty(), "{} wrong:\n{}", self.wrong.len(), self.wrong.join("\n"));
-        assert!(cases > 0, "no case was played");
+        let unneeded = self.ends.get(UNNEEDED).copied().unwrap_or(0);
+        assert!(cases > 0 && unneeded * 10 <= cases, "{unneeded} faults never struck, {cases} did");
     }
 }
 

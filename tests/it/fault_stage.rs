@@ -155,6 +155,8 @@ impl Stage {
             disk_free_floor_bytes: 0,
             single_put_max_bytes: MIB,
             part_size_bytes: 5 * MIB,
+            // Two parts are two parts, however fast loopback is.
+            part_size_max_bytes: 5 * MIB,
             max_uploads_in_flight: 12,
             max_parts_in_flight: 12,
             backoff_initial_ms: 10,

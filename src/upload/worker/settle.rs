@@ -29,8 +29,13 @@ impl Transfer {
             return exists();
         }
         match self.call(Request::Head).await {
-            Ok(Reply::Head(Some(head))) if self.is_ours(&head, crc64nvme) => {
+            Ok(Reply::Head(Some(head))) if self.is_ours(&head) && self.is_whole(&head, crc64nvme) => {
                 Ok(self.confirmed(head.stored, crc64nvme, false))
+            }
+            Ok(Reply::Head(Some(head))) if self.is_ours(&head) => {
+                let why = "the object that the store has of this upload holds other bytes than were accepted: look at it, \
+                           remove it and retry";
+                Err(Ended::Failed(failure::failure(failure::CHECKSUM_MISMATCH, why)))
             }
             Ok(Reply::Head(Some(_))) => exists(),
             // Taken a moment ago and free now: somebody removed it. Ours may go there.
@@ -50,10 +55,18 @@ impl Transfer {
         }
     }
 
-    fn is_ours(&self, head: &ObjectHead, crc64nvme: u64) -> bool {
+    /// This upload made it.
+    fn is_ours(&self, head: &ObjectHead) -> bool {
         head.upload_id.as_deref() == Some(&self.row.id.to_string())
-            && head.size_bytes == self.total_bytes
-            && head.stored.crc64nvme.is_none_or(|told| told == crc64nvme)
+    }
+
+    /// Its bytes are those that were accepted. A store that is given CRC64NVME has it of every object of ours.
+    fn is_whole(&self, head: &ObjectHead, crc64nvme: u64) -> bool {
+        let proven = match head.stored.crc64nvme {
+            Some(told) => told == crc64nvme,
+            None => !self.store.profile().crc64nvme,
+        };
+        proven && head.size_bytes == self.total_bytes
     }
 
     /// After a completion with an unknown outcome, the multipart upload is gone: did it become the object? `None` where
@@ -64,7 +77,7 @@ impl Transfer {
             return Ok(None);
         }
         match self.call(Request::Head).await {
-            Ok(Reply::Head(Some(head))) if self.is_ours(&head, crc64nvme) => {
+            Ok(Reply::Head(Some(head))) if self.is_ours(&head) && self.is_whole(&head, crc64nvme) => {
                 Ok(Some(self.confirmed(head.stored, crc64nvme, true)))
             }
             Ok(_) | Err(Stop::Store(_)) => Ok(None),
