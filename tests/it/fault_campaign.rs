@@ -200,7 +200,6 @@ fn table(random: &mut StdRng, share_percent: u64) -> Vec<Case> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a campaign: tests/faults/run plays it"]
 async fn every_call_may_go_wrong_in_every_way() {
     let (seeds, share) = (times("TIDEGATE_FAULT_SEEDS", 1), times("TIDEGATE_FAULT_SHARE", 12));
     let stage = Arc::new(Stage::new().await);
