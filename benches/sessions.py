@@ -10,6 +10,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/compat"))
 
+from compare import status_bytes  # noqa: E402
 from harness import Bench, Checks  # noqa: E402
 from local_cloud import LocalCloud  # noqa: E402
 from tidegate_app import App, Daemon, credential_pb, session_pb  # noqa: E402
@@ -23,13 +24,6 @@ P50_MAX_US, P99_MAX_US, RATE_MIN = 100, 500, 10_000
 # All of these sign in within half a minute, which no device does.
 LIMITS = "max_upstream_calls_per_s = 1000\nupstream_burst = 10"
 QUIET = '[telemetry]\nlog_filter = "warn"\n'
-
-
-def memory(pid, name):
-    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def sign_everybody_in(cloud, daemon, count):
@@ -55,9 +49,9 @@ def drive(options, socket, *arguments):
 def run(bench, checks, options):
     cloud = LocalCloud(bench, arguments=["--log-filter", "warn"])
     daemon = Daemon(bench, "daemon", cloud.config(), QUIET, LIMITS)
-    empty = memory(daemon.process.pid, "VmRSS")
+    empty = status_bytes(daemon.process.pid, "VmRSS")
     sessions = sign_everybody_in(cloud, daemon, options.sessions)
-    signed_in = memory(daemon.process.pid, "VmRSS")
+    signed_in = status_bytes(daemon.process.pid, "VmRSS")
     # The same sessions after a restart, all of them with credentials again.
     daemon.stop()
     daemon.start(cloud.config())
@@ -65,8 +59,8 @@ def run(bench, checks, options):
     for name in sessions:
         app.credentials.GetAwsCredentials(credential_pb.GetAwsCredentialsRequest(session=name), timeout=60)
     app.close()
-    restored = memory(daemon.process.pid, "VmRSS")
-    peak = memory(daemon.process.pid, "VmHWM")
+    restored = status_bytes(daemon.process.pid, "VmRSS")
+    peak = status_bytes(daemon.process.pid, "VmHWM")
     best = None
     for _ in range(options.tries):
         answer = drive(options, daemon.socket, "credentials", sessions[len(sessions) // 2])

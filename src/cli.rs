@@ -22,6 +22,7 @@ mod json;
 mod local_cloud;
 mod output;
 mod pause;
+mod private_file;
 mod qr;
 mod refresh;
 mod reload;

@@ -4,16 +4,13 @@
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tracing::Instrument as _;
 
 use super::names::Listing;
 use super::reason::Reason;
-use super::status::{field, of_upload, stopping};
-use super::watch::Answers;
+use super::status::{field, of_upload};
+use super::watch::{Answers, until_stopped};
 use super::{convert, v1};
 use crate::caller::Caller;
 use crate::upload::{Ulid, Uploads};
@@ -83,14 +80,5 @@ pub async fn watch(
             }
         }
     };
-    let (told, stopped) = mpsc::channel(1);
-    let task = async move {
-        tokio::select! {
-            () = watching => {}
-            () = stop.cancelled() => { let _ = told.send(Err(stopping())).await; }
-        }
-    };
-    tokio::spawn(task.in_current_span());
-    // The second channel is empty, or holds the one error that the first may be too full to take.
-    Ok(Box::pin(ReceiverStream::new(stream).chain(ReceiverStream::new(stopped))))
+    Ok(until_stopped(watching, stream, stop))
 }

@@ -66,6 +66,15 @@ where
             }
         }
     };
+    until_stopped(watching, stream, stop)
+}
+
+/// What `watching` sends to `stream`, until it ends or `stop` is cancelled (then with STOPPING).
+pub fn until_stopped<T: Send + 'static>(
+    watching: impl Future<Output = ()> + Send + 'static,
+    stream: mpsc::Receiver<Result<T, Status>>,
+    stop: CancellationToken,
+) -> Answers<T> {
     let (stopping, stopped) = mpsc::channel(1);
     let task = async move {
         tokio::select! {

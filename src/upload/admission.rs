@@ -9,6 +9,7 @@ use super::journal::{Row, Source, StoredSpec};
 use super::key;
 use super::plan::{self, PartSizes};
 use super::recovery::stop;
+use super::source::Accepted;
 use super::state::Phase;
 use super::{Destination, KeyPolicy, OnDenied, Priority, UploadError, UploadSpec};
 use crate::caller::Caller;
@@ -103,6 +104,28 @@ pub(super) async fn enter(core: &Core, row: &Row) -> Result<Option<Row>, UploadE
         Err(why) => return Err(why),
     }
     Err(SessionError::NotFound(row.session.0.clone()).into())
+}
+
+/// Makes an admitted upload one of a file of the device: everything is here.
+///
+/// # Errors
+/// `TooLarge` where the destination's store takes no object of that size.
+pub(super) fn of_file(core: &Core, row: Row, accepted: Accepted) -> Result<Row, UploadError> {
+    let Accepted { root, relative, fingerprint } = accepted;
+    let size_bytes = fingerprint.size_bytes;
+    let limit_bytes = core.destination(&row.destination).map(|one| one.store.profile().object_max_bytes);
+    if let Some(limit_bytes) = limit_bytes.filter(|limit| size_bytes > *limit) {
+        return Err(UploadError::TooLarge { size_bytes, limit_bytes });
+    }
+    Ok(Row {
+        source: Source::File { root, relative, fingerprint },
+        phase: Phase::Pending,
+        // Nothing of it is sent before its size is known.
+        part_bytes: None,
+        received_bytes: size_bytes,
+        total_bytes: Some(size_bytes),
+        ..row
+    })
 }
 
 /// The upload that has the id already, where it is the same one.

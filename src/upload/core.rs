@@ -319,6 +319,13 @@ impl Core {
         }
     }
 
+    /// The upload has ended: shows it to its watchers, and to whoever follows the ends of all.
+    pub(super) async fn publish_end(&self, row: &Row) {
+        self.forget(row.id);
+        self.publish(row).await;
+        self.ended.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// Shows a passing change: the state, the last failure, the bytes that the store has.
     pub(super) fn refresh(&self, id: Ulid) {
         let state = self.queue().state(id, self.clock.boot());

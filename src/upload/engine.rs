@@ -105,12 +105,7 @@ async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
         Ok(Some(row)) if row.phase == Phase::Pending => Some(send(Arc::clone(&core), row, running).await),
         // Cancelled, or gone with its receipt.
         Ok(_) => None,
-        Err(why) => Some(Ended::Wait(Wait {
-            reason: WaitReason::Retry,
-            scope: Scope::Upload,
-            failure: failure::failure(failure::DEVICE_FAILED, why.to_string()),
-            counts: false,
-        })),
+        Err(why) => Some(Ended::Wait(waiting(why.to_string()))),
     };
     match ended {
         None => core.queue().remove(id),
@@ -199,9 +194,7 @@ pub(super) async fn finish(core: &Core, row: &super::journal::Row) {
         let _ = tokio::task::spawn_blocking(move || spool.remove(id, uid)).await;
     }
     count_phase(row.phase);
-    core.forget(row.id);
-    core.publish(row).await;
-    core.ended.send_modify(|count| *count = count.wrapping_add(1));
+    core.publish_end(row).await;
     core.aborts.notify_one();
     tell_session(core, row).await;
 }

@@ -2,7 +2,7 @@
 //! is left to do once that has ended. Promises that a file is taken in once, however often it is offered, and again when
 //! its bytes are other ones.
 
-use std::io::Read as _;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +13,6 @@ use super::journal::{EndedFile, FolderCounts, FolderFile, Known, Settled, Source
 use super::manager::Uploads;
 use super::recovery::blocking;
 use super::source::{self, Accepted, Fingerprint};
-use super::state::Phase;
 use super::{UploadError, UploadSpec, admission};
 use crate::caller::Caller;
 
@@ -47,7 +46,7 @@ impl Uploads {
         let spec = UploadSpec { session: Some(session), ..spec };
         let path = file.folder.join(&file.relative);
         let (id, spec_hash) = (Ulid::generate(), admission::spec_hash(&spec, Some(&path)));
-        let mut row = admission::admit(core, caller, id, &spec, spec_hash, Source::Spool).await?;
+        let row = admission::admit(core, caller, id, &spec, spec_hash, Source::Spool).await?;
         let (roots, caller) = (vec![file.folder.clone()], *caller);
         let accepted = blocking(move || source::accept(&roots, &path, &caller)).await?;
         let fingerprint = accepted.fingerprint;
@@ -60,16 +59,7 @@ impl Uploads {
             }
             _ => {}
         }
-        let size_bytes = fingerprint.size_bytes;
-        let limit_bytes = core.destination(&row.destination).map(|one| one.store.profile().object_max_bytes);
-        if let Some(limit_bytes) = limit_bytes.filter(|limit| size_bytes > *limit) {
-            return Err(UploadError::TooLarge { size_bytes, limit_bytes });
-        }
-        row.part_bytes = None;
-        row.source = Source::File { root: accepted.root, relative: accepted.relative, fingerprint };
-        row.phase = Phase::Pending;
-        row.received_bytes = size_bytes;
-        row.total_bytes = Some(size_bytes);
+        let row = admission::of_file(core, row, accepted)?;
         let (queued, file) = (Arc::clone(core), file.clone());
         let taken = whole(core, async move {
             if !queued.journal.insert_file(row.clone(), &file, fingerprint).await? {
@@ -142,18 +132,12 @@ async fn has_bytes(accepted: &Accepted, crc64nvme: u64) -> Result<bool, UploadEr
     let (root, relative, fingerprint) = (accepted.root.clone(), accepted.relative.clone(), accepted.fingerprint);
     blocking(move || {
         // A file that changes meanwhile has other bytes.
-        let Ok(mut file) = source::reopen(&root, &relative, &fingerprint) else { return Ok(false) };
-        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let read = file.read(&mut buffer);
-            let read = read.map_err(|why| UploadError::Storage(format!("reading {}: {why}", relative.display())))?;
-            if read == 0 {
-                break;
-            }
-            digest.update(&buffer[..read]);
+        let Ok(file) = source::reopen(&root, &relative, &fingerprint) else { return Ok(false) };
+        match source::crc64nvme_of(&file, 0, fingerprint.size_bytes) {
+            Ok(read) => Ok(read == crc64nvme && source::unchanged(&file, &fingerprint).is_ok()),
+            Err(why) if why.kind() == ErrorKind::UnexpectedEof => Ok(false),
+            Err(why) => Err(UploadError::Storage(format!("reading {}: {why}", relative.display()))),
         }
-        Ok(digest.finalize() == crc64nvme && source::unchanged(&file, &fingerprint).is_ok())
     })
     .await
 }

@@ -240,20 +240,10 @@ impl Uploads {
         }
         let id = id.unwrap_or_else(Ulid::generate);
         // Nothing is told about files to somebody who has no session.
-        let mut row = admission::admit(core, caller, id, &spec, spec_hash, Source::Spool).await?;
+        let row = admission::admit(core, caller, id, &spec, spec_hash, Source::Spool).await?;
         let (roots, path, caller) = (core.config().file_roots.clone(), path.to_owned(), *caller);
         let accepted = blocking(move || source::accept(&roots, &path, &caller)).await?;
-        let size_bytes = accepted.fingerprint.size_bytes;
-        let limit_bytes = core.destination(&row.destination).map(|one| one.store.profile().object_max_bytes);
-        if let Some(limit_bytes) = limit_bytes.filter(|limit| size_bytes > *limit) {
-            return Err(UploadError::TooLarge { size_bytes, limit_bytes });
-        }
-        let (root, relative, fingerprint) = (accepted.root, accepted.relative, accepted.fingerprint);
-        row.source = Source::File { root, relative, fingerprint };
-        row.part_bytes = None;
-        row.phase = Phase::Pending;
-        row.received_bytes = size_bytes;
-        row.total_bytes = Some(size_bytes);
+        let row = admission::of_file(core, row, accepted)?;
         let queued = Arc::clone(core);
         let row = whole(core, async move {
             if let Some(there) = admission::enter(&queued, &row).await? {
@@ -322,9 +312,9 @@ impl Uploads {
     /// # Errors
     /// `NotFound`, `WrongState`.
     pub async fn cancel(&self, caller: &Caller, id: Ulid) -> Result<UploadView, UploadError> {
-        let row = self.find(caller, id).await?;
-        let uploads = self.clone();
-        let row = whole(&self.0, async move { uploads.stop(&row, None).await }).await?;
+        self.find(caller, id).await?;
+        let core = Arc::clone(&self.0);
+        let row = whole(&self.0, async move { stop(&core, id, None).await }).await?;
         self.0.view(&row).await
     }
 
@@ -367,12 +357,10 @@ impl Uploads {
                 // From now on the session signs nothing; the next attempt finds that out and waits for the user.
                 SignOutUploads::Park => self.interrupt(*id).await,
                 SignOutUploads::Cancel => {
-                    if let Some(row) = self.0.journal.find(*id).await? {
-                        // One that got through meanwhile is no failure of the sign-out.
-                        match self.stop(&row, None).await {
-                            Ok(_) | Err(UploadError::WrongState(..)) => {}
-                            Err(why) => return Err(why),
-                        }
+                    // One that got through meanwhile, or is forgotten already, is no failure of the sign-out.
+                    match stop(&self.0, *id, None).await {
+                        Ok(_) | Err(UploadError::WrongState(..) | UploadError::NotFound(_)) => {}
+                        Err(why) => return Err(why),
                     }
                 }
             }
@@ -495,11 +483,6 @@ impl Uploads {
             running.cancel.cancel();
             running.ended.cancelled().await;
         }
-    }
-
-    /// Ends an upload that is not to be sent.
-    async fn stop(&self, row: &Row, why: Option<&'static str>) -> Result<Row, UploadError> {
-        stop(&self.0, row.id, why).await
     }
 }
 

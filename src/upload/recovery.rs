@@ -63,9 +63,7 @@ pub(super) async fn stop(core: &Core, id: Ulid, why: Option<&'static str>) -> Re
             let streaming = core.receiving().get(&id).cloned();
             if let Some(slot) = streaming {
                 slot.cancelled.cancel();
-                core.forget(id);
-                core.publish(&row).await;
-                core.ended.send_modify(|count| *count = count.wrapping_add(1));
+                core.publish_end(&row).await;
                 // The stream removes the bytes when it lets go of them, which it does at once.
                 let _ = tokio::time::timeout(HANDOVER, slot.free.cancelled()).await;
             } else {

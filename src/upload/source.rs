@@ -4,10 +4,11 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crc_fast::{CrcAlgorithm, Digest};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,8 @@ pub struct Accepted {
 /// The kernel's clock for file times ticks this slowly at worst (CONFIG_HZ=100): two writes within one tick have the
 /// same time, so a file is only accepted once its last change is older than that.
 const TIME_TICK: Duration = Duration::from_millis(20);
+/// A checksum is computed over pieces of this size.
+const READ_BYTES: u64 = 256 << 10;
 
 /// Checks a file for a caller and syncs it with its directory. Blocks.
 ///
@@ -281,6 +284,23 @@ fn may_search(directory: &impl AsFd, uid: u32) -> bool {
         let all = stat.st_mode & 0o011 == 0o011;
         all || (stat.st_uid == uid && stat.st_mode & 0o100 != 0)
     })
+}
+
+/// CRC64NVME of `len` bytes from `offset` on. Blocks.
+///
+/// # Errors
+/// `UnexpectedEof` where the file has fewer; otherwise as the file system says.
+pub fn crc64nvme_of(file: &File, offset: u64, len: u64) -> std::io::Result<u64> {
+    let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
+    let mut buffer = vec![0; usize::try_from(len.min(READ_BYTES)).unwrap_or_default()];
+    let mut at = 0;
+    while at < len {
+        let want = usize::try_from((len - at).min(buffer.len() as u64)).unwrap_or(buffer.len());
+        file.read_exact_at(&mut buffer[..want], offset + at)?;
+        digest.update(&buffer[..want]);
+        at += want as u64;
+    }
+    Ok(digest.finalize())
 }
 
 /// The directories above a root are the administrator's: world-searchable or not.

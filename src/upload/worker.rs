@@ -9,18 +9,15 @@ mod unrecorded;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-use crc_fast::{CrcAlgorithm, Digest};
 
 use self::call::{Reply, Request, Stop};
 use super::core::{Core, Running};
 use super::journal::{JournalError, Row, Source};
 use super::plan::{Plan, part_count, plan};
-use super::source::{Fingerprint, reopen, unchanged};
+use super::source::{Fingerprint, crc64nvme_of, reopen, unchanged};
 use super::{Destination, UploadFailure, WaitReason, failure};
 use crate::store::{ObjectStore, PartBody, Progress, StoreErrorKind, Stored, Target, UPLOAD_ID_METADATA};
 
@@ -211,7 +208,7 @@ impl Transfer {
     /// CRC64NVME of a range of the file.
     async fn crc(&self, offset: u64, len: u64) -> Result<u64, Ended> {
         let file = Arc::clone(&self.file);
-        let read = tokio::task::spawn_blocking(move || crc_of(&file, offset, len));
+        let read = tokio::task::spawn_blocking(move || crc64nvme_of(&file, offset, len));
         match read.await {
             Ok(Ok(crc64nvme)) => Ok(crc64nvme),
             Ok(Err(why)) => Err(self.unreadable(&why).await),
@@ -283,19 +280,6 @@ impl Transfer {
     fn puzzled(&self) -> Ended {
         Ended::Wait(device_failed("a store call answered with another call's result".into()))
     }
-}
-
-fn crc_of(file: &File, offset: u64, len: u64) -> std::io::Result<u64> {
-    let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
-    let mut buffer = vec![0; usize::try_from(len.min(256 << 10)).unwrap_or(256 << 10)];
-    let mut at = 0;
-    while at < len {
-        let want = usize::try_from((len - at).min(buffer.len() as u64)).unwrap_or(buffer.len());
-        file.read_exact_at(&mut buffer[..want], offset + at)?;
-        digest.update(&buffer[..want]);
-        at += want as u64;
-    }
-    Ok(digest.finalize())
 }
 
 fn device_failed(why: String) -> Wait {

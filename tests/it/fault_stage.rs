@@ -11,12 +11,10 @@ use aws_sdk_s3::Client;
 use bytes::Bytes;
 use tidegate::caller::Caller;
 use tidegate::clock::Clock;
-use tidegate::credential::cognito::EnhancedFlow;
 use tidegate::credential::static_keys::StaticKeys;
 use tidegate::credential::{CredentialSource, SecretPlace, SourceConfig};
 use tidegate::local_cloud::{Options, TemplateSource, template};
-use tidegate::session::cognito_tokens::CognitoTokens;
-use tidegate::session::{self, Identity, Sessions, SignInMethod, TokensConfig};
+use tidegate::session::{self, Identity, Sessions, SignInMethod};
 use tidegate::store::{UPLOAD_ID_METADATA, s3};
 use tidegate::upload::{
     Config, Destination, KeyPolicy, StartError, Ulid, UploadError, UploadSpec, UploadState, UploadView, Uploads,
@@ -173,28 +171,14 @@ impl Stage {
     }
 
     fn identity(&self, role: Role) -> Identity {
-        let url = Some(self.rehearsal.cloud.url().to_owned());
-        let tokens = TokensConfig {
-            region: "us-east-1".into(),
-            user_pool_id: self.rehearsal.pool_id.clone(),
-            client_id: self.rehearsal.client_id.clone(),
-            endpoint_url: url.clone(),
-            ..TokensConfig::default()
-        };
-        let source = SourceConfig {
-            region: "us-east-1".into(),
-            identity_pool_id: Some(self.rehearsal.identity_pool_id.clone()),
-            endpoint_url: url,
-            ..SourceConfig::default()
-        };
         let credentials: Arc<dyn CredentialSource> = match &self.judge {
-            None => Arc::new(EnhancedFlow::new(&source, TIMEOUT, TIMEOUT, self.clock.clone()).unwrap()),
+            None => Arc::new(self.rehearsal.enhanced_flow(TIMEOUT, &self.clock)),
             Some(_) => Arc::new(self.static_keys(role)),
         };
         Identity {
             name: role.name().into(),
             tiered: false,
-            tokens: Arc::new(CognitoTokens::new(&tokens, TIMEOUT, TIMEOUT, self.clock.clone()).unwrap()),
+            tokens: Arc::new(self.rehearsal.tokens(TIMEOUT, &self.clock)),
             credentials,
             federation: None,
             allow_client_role_choice: false,

@@ -1,6 +1,7 @@
 //! A started local cloud with the built-in template, and SDK clients for it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use aws_sdk_cognitoidentity as identity;
 use aws_sdk_cognitoidentityprovider as provider;
@@ -9,7 +10,12 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, StalledStreamProtectionConfig,
 };
 use aws_smithy_types::retry::RetryConfig;
+use tidegate::clock::Clock;
+use tidegate::credential::SourceConfig;
+use tidegate::credential::cognito::EnhancedFlow;
 use tidegate::local_cloud::{LocalCloud, Options};
+use tidegate::session::TokensConfig;
+use tidegate::session::cognito_tokens::CognitoTokens;
 
 pub const PASSWORD: &str = "Kiosk-Photo-7!";
 
@@ -103,6 +109,29 @@ impl Rehearsal {
             .credentials_provider(credentials)
             .retry_config(RetryConfig::disabled());
         aws_sdk_sts::Client::from_conf(config.build())
+    }
+
+    /// The daemon's token source for the app's client of the user pool.
+    pub fn tokens(&self, timeout: Duration, clock: &Clock) -> CognitoTokens {
+        let config = TokensConfig {
+            region: "us-east-1".into(),
+            user_pool_id: self.pool_id.clone(),
+            client_id: self.client_id.clone(),
+            endpoint_url: Some(self.cloud.url().to_owned()),
+            ..TokensConfig::default()
+        };
+        CognitoTokens::new(&config, timeout, timeout, clock.clone()).unwrap()
+    }
+
+    /// The daemon's credential source for the identity pool.
+    pub fn enhanced_flow(&self, timeout: Duration, clock: &Clock) -> EnhancedFlow {
+        let config = SourceConfig {
+            region: "us-east-1".into(),
+            identity_pool_id: Some(self.identity_pool_id.clone()),
+            endpoint_url: Some(self.cloud.url().to_owned()),
+            ..SourceConfig::default()
+        };
+        EnhancedFlow::new(&config, timeout, timeout, clock.clone()).unwrap()
     }
 
     pub fn provider_name(&self) -> String {

@@ -7,11 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidegate::caller::Caller;
 use tidegate::clock::Clock;
-use tidegate::credential::SourceConfig;
-use tidegate::credential::cognito::EnhancedFlow;
 use tidegate::local_cloud::faults::{Effect, Rule};
-use tidegate::session::cognito_tokens::CognitoTokens;
-use tidegate::session::{self, Identity, Sessions, SignInMethod, TokensConfig};
+use tidegate::session::{self, Identity, Sessions, SignInMethod};
 use tidegate::store::s3;
 use tidegate::upload::{Config, Destination, Ulid, UploadSpec, UploadState, UploadView, Uploads, WaitReason};
 use tokio_util::sync::CancellationToken;
@@ -50,25 +47,11 @@ impl Stage {
     }
 
     async fn sessions(&self, cancel: &CancellationToken, clock: &Clock) -> Sessions {
-        let url = Some(self.rehearsal.cloud.url().to_owned());
-        let tokens = TokensConfig {
-            region: "us-east-1".into(),
-            user_pool_id: self.rehearsal.pool_id.clone(),
-            client_id: self.rehearsal.client_id.clone(),
-            endpoint_url: url.clone(),
-            ..TokensConfig::default()
-        };
-        let source = SourceConfig {
-            region: "us-east-1".into(),
-            identity_pool_id: Some(self.rehearsal.identity_pool_id.clone()),
-            endpoint_url: url,
-            ..SourceConfig::default()
-        };
         let identity = Identity {
             name: "app".into(),
             tiered: true,
-            tokens: Arc::new(CognitoTokens::new(&tokens, TIMEOUT, TIMEOUT, clock.clone()).unwrap()),
-            credentials: Arc::new(EnhancedFlow::new(&source, TIMEOUT, TIMEOUT, clock.clone()).unwrap()),
+            tokens: Arc::new(self.rehearsal.tokens(TIMEOUT, clock)),
+            credentials: Arc::new(self.rehearsal.enhanced_flow(TIMEOUT, clock)),
             federation: None,
             allow_client_role_choice: false,
             guests: false,

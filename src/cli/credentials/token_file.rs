@@ -1,12 +1,10 @@
 //! The file that `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE` names. Promises that only its owner can read it, that it is
 //! whole at every moment, and that it has no newline, which SDKs would send along.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::super::exit::CliError;
+use super::super::private_file;
 
 /// Where the token of `session` ("sessions/…") goes where nobody says: a directory of the user's own, in memory.
 ///
@@ -34,25 +32,8 @@ pub(super) fn write(path: &Path, token: &str) -> Result<PathBuf, CliError> {
     if std::fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
         return Err(CliError::usage(format!("{} is no file: name one with --token-file", path.display())));
     }
-    let name = path.file_name().ok_or_else(|| failed(std::io::ErrorKind::IsADirectory.into()))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}", std::process::id()));
-    let temporary = path.with_file_name(hidden);
-    // Left behind by a process of the same number; nothing of another user's can be in its place afterwards.
-    let _ = std::fs::remove_file(&temporary);
-    let written = write_new(&temporary, token).and_then(|()| std::fs::rename(&temporary, &path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written.map_err(failed)?;
+    private_file::replace(&path, token).map_err(failed)?;
     Ok(path)
-}
-
-fn write_new(path: &Path, token: &str) -> std::io::Result<()> {
-    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(token.as_bytes())?;
-    file.sync_all()
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! How far the ends of uploads were handled: in order, and in a file where one is wanted.
 
 use std::collections::VecDeque;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::super::exit::CliError;
+use super::super::private_file;
 
 /// See the module.
 #[derive(Debug)]
@@ -54,21 +53,12 @@ impl Cursor {
             reached = Some(token);
         }
         match (reached, &self.file) {
-            (Some(token), Some(file)) => save(file, &token)
+            // The file holds one token or another, never half of one.
+            (Some(token), Some(file)) => private_file::replace(file, &format!("{token}\n"))
                 .map_err(|error| CliError::failed(format!("cannot write {}: {error}", file.display()))),
             _ => Ok(()),
         }
     }
-}
-
-/// The file holds one token or another, never half of one.
-fn save(file: &Path, token: &str) -> std::io::Result<()> {
-    let mut next = file.as_os_str().to_owned();
-    next.push(".next");
-    let mut written = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-    writeln!(written, "{token}")?;
-    written.sync_all()?;
-    std::fs::rename(next, file)
 }
 
 #[cfg(test)]

@@ -23,6 +23,11 @@ pub(super) fn note(connection: &Connection, row: &Row, before: Phase) -> rusqlit
     Ok(())
 }
 
+fn last_end(connection: &Connection) -> rusqlite::Result<u64> {
+    let mut query = connection.prepare_cached("SELECT value FROM counters WHERE name = 'ended'")?;
+    query.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
+}
+
 impl Journal {
     /// A uid's uploads that ended after number `after`, in that order, each with its number.
     ///
@@ -47,11 +52,7 @@ impl Journal {
     /// # Errors
     /// Where the journal cannot be read.
     pub async fn last_end(&self) -> Result<u64, JournalError> {
-        self.read(|connection| {
-            let mut query = connection.prepare_cached("SELECT value FROM counters WHERE name = 'ended'")?;
-            query.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
-        })
-        .await
+        self.read(last_end).await
     }
 
     /// The number of the last end of a uid's uploads before `time_ms`; 0 where there is none.
@@ -68,9 +69,7 @@ impl Journal {
             let first: Option<i64> = query.query_row(params![owner_uid, time_ms], |row| row.get(0)).optional()?;
             match first {
                 Some(before) => Ok(before.cast_unsigned()),
-                None => connection
-                    .query_row("SELECT value FROM counters WHERE name = 'ended'", [], |row| row.get::<_, i64>(0))
-                    .map(i64::cast_unsigned),
+                None => last_end(connection),
             }
         })
         .await

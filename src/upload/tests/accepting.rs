@@ -1,14 +1,10 @@
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::fixture::{ALICE, BOB, Device, photo, session_of, spec};
+use super::fixture::{ALICE, BOB, Device, crc, photo, session_of, spec};
 use crate::upload::{
     Config, ExpectedChecksum, KeyPolicy, Priority, Ulid, UploadError, UploadSpec, UploadState, failure, housekeeping,
 };
-
-fn crc(content: &[u8]) -> ExpectedChecksum {
-    ExpectedChecksum::Crc64Nvme(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, content))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_becomes_an_object_and_leaves_no_bytes_behind() {

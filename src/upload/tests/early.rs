@@ -2,16 +2,12 @@
 
 use bytes::Bytes;
 
-use super::fixture::{ALICE, Device, Running, photo, spec};
+use super::fixture::{ALICE, Device, Running, crc, photo, spec};
 use crate::store::StoreErrorKind as Kind;
 use crate::store::faulty::{Fault, Operation};
-use crate::upload::{ExpectedChecksum, Ingest, Ulid, UploadError, UploadState, housekeeping};
+use crate::upload::{Ingest, Ulid, UploadError, UploadState, housekeeping};
 
 const PART: usize = 64 << 10;
-
-fn crc(content: &[u8]) -> ExpectedChecksum {
-    ExpectedChecksum::Crc64Nvme(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, content))
-}
 
 async fn write(ingest: &mut Ingest, content: &[u8]) {
     for chunk in content.chunks(10_000) {

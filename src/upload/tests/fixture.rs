@@ -15,7 +15,9 @@ use crate::session::{SessionError, SessionId, SessionKind, SessionState, Session
 use crate::store::faulty::Faulty;
 use crate::store::{Signer, directory};
 use crate::upload::tenants::Tenants;
-use crate::upload::{Config, Destination, StartError, Ulid, UploadError, UploadSpec, UploadState, UploadView, Uploads};
+use crate::upload::{
+    Config, Destination, ExpectedChecksum, StartError, Ulid, UploadError, UploadSpec, UploadState, UploadView, Uploads,
+};
 
 pub(super) const ALICE: Caller = Caller { uid: 1001, gid: 1001, is_admin: false };
 pub(super) const BOB: Caller = Caller { uid: 1002, gid: 1002, is_admin: false };
@@ -351,6 +353,10 @@ pub(super) fn spec(key: &str) -> UploadSpec {
 }
 
 /// Bytes in which every part differs from every other.
+pub(super) fn crc(content: &[u8]) -> ExpectedChecksum {
+    ExpectedChecksum::Crc64Nvme(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, content))
+}
+
 pub(super) fn photo(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + at / 251) as u8).collect()
 }
