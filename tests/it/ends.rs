@@ -142,9 +142,11 @@ fn a_program_runs_once_for_each_upload_whoever_is_restarted() {
     rig.restart_daemon();
     assert!(upload(&rig, "free/c.jpg").status.success());
     until(|| lines().lines().count() == 3);
-    // The daemon's end cuts no program's environment short, and Ctrl-C ends the watching.
-    let end = std::fs::read_to_string(&cursor).unwrap();
-    until(|| std::fs::read_to_string(&cursor).unwrap() == end && lines().ends_with("c.jpg \n"));
+    // A program's line is there before its end is noted; another follower says what is noted after the third.
+    let third = rig.state_file("third");
+    let third_cursor = ["watch", "--since", "1h", "--count", "3", "--cursor-file", third.to_str().unwrap()];
+    assert!(rig.run(&third_cursor).status.success());
+    until(|| std::fs::read(&cursor).unwrap() == std::fs::read(&third).unwrap());
     assert_eq!(watching.interrupt(), Some(130));
     assert!(upload(&rig, "free/d.jpg").status.success());
     let watching = watch(&rig);

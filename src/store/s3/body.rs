@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::store::{PartBody, Progress};
 
 /// Large enough that what a piece costs beside its bytes is nothing, small enough to stay in the processor's cache.
-const PIECE_BYTES: usize = 128 << 10;
+const PIECE_BYTES: usize = 64 << 10;
 /// One is sent while the next is read. The HTTP client would take three times as many into its own queue.
 const PIECES_MAX: usize = 2;
 /// What the kernel is asked to fetch while a piece is read from the disk.
