@@ -2,6 +2,7 @@
 and work goes on as soon as there is room.
 """
 
+import contextlib
 import os
 import subprocess
 
@@ -122,13 +123,10 @@ def full(bench, checks, cloud):
         said = fill(app, kept)
         checks.equal("a full disk", said, "RESOURCE_EXHAUSTED DISK_FLOOR_REACHED")
         filler = disk.folder / "filler"
-        with open(filler, "wb") as file:
-            try:
-                while True:
-                    file.write(bytes(64 * 1024))
-                    file.flush()
-            except OSError:
-                pass
+        # Without a buffer: closing the file would try again to write what is left in it.
+        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(64 * 1024))
         said, refused = hand_over(app, os.urandom(PHOTO_BYTES))
         typed = {"RESOURCE_EXHAUSTED DISK_FLOOR_REACHED", "INTERNAL STORAGE_FAILED"}
         checks.ok("not a byte left: refused with a typed error", said in typed, said)
