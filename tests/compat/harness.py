@@ -199,8 +199,13 @@ def outcome(call, *args, **kwargs):
 def grpc_channel(socket_path):
     import grpc
 
-    # Without it the socket's path becomes the HTTP/2 authority, which servers refuse.
-    return grpc.insecure_channel(f"unix:{socket_path}", options=[("grpc.default_authority", "localhost")])
+    options = [
+        # Without it the socket's path becomes the HTTP/2 authority, which servers refuse.
+        ("grpc.default_authority", "localhost"),
+        # A connection of its own, as another program's would be: else all channels of this process share one.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    return grpc.insecure_channel(f"unix:{socket_path}", options=options)
 
 
 def error_reason(error):
