@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use ulid::Ulid;
 
-use super::journal::{Journal, Row, Source, Unfinished};
+use super::journal::{Journal, Row, Source};
 use super::pace;
 use super::plan::PartSizes;
 use super::scheduler::{LaneKey, Queue};
@@ -178,15 +178,12 @@ impl Core {
         self.wake.notify_one();
     }
 
-    pub(super) fn enqueue_all(&self, pending: &[Unfinished]) {
+    pub(super) fn enqueue_all(&self, pending: &HashMap<LaneKey, Vec<(Ulid, u8)>>) {
         let mut queue = self.queue();
-        for upload in pending {
-            let lane = LaneKey {
-                owner_uid: upload.owner_uid,
-                identity_id: upload.identity_id.clone(),
-                destination: upload.destination.clone(),
-            };
-            queue.push(upload.id, &lane, upload.priority);
+        for (lane, uploads) in pending {
+            for (id, priority) in uploads {
+                queue.push(*id, lane, *priority);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use ulid::Ulid;
 
 use super::core::{Core, count_phase, whole};
 use super::ingest::{HANDOVER, Slot};
-use super::journal::{Journal, Row, Source};
+use super::journal::{Journal, Row, SCAN_MAX, Source};
 use super::recovery::{blocking, recover, restart_stream, stop};
 use super::spool::{Mark, Spool};
 use super::state::{Event, Phase, matches, name, phases};
@@ -264,7 +264,8 @@ impl Uploads {
         self.0.view(&self.find(caller, id).await?).await
     }
 
-    /// The caller's uploads, newest first, older than `before`; and where the next page starts.
+    /// The caller's uploads, newest first, older than `before`; and where the next page starts. A page with a next one
+    /// may hold fewer than `page_size`, where few uploads pass the filter.
     ///
     /// # Errors
     /// `Storage`.
@@ -277,22 +278,20 @@ impl Uploads {
     ) -> Result<(Vec<UploadView>, Option<Ulid>), UploadError> {
         let wanted = phases(&filter.states);
         let page_size = page_size.max(1);
-        let (mut views, mut before) = (Vec::new(), before);
+        let (mut views, mut scanned, mut before) = (Vec::new(), 0, before);
         loop {
             let room = page_size - views.len();
-            let page =
-                self.0.journal.page(caller.uid, filter.session.clone(), wanted.clone(), before, room + 1).await?;
-            let more = page.len() > room;
-            for row in page.iter().take(room) {
-                before = Some(row.id);
+            let page = self.0.journal.page(caller.uid, filter.session.clone(), wanted.clone(), before, room).await?;
+            for row in &page.rows {
                 let view = self.0.view(row).await?;
                 // What is running or waiting only the queue knows.
                 if matches(&filter.states, view.state) {
                     views.push(view);
                 }
             }
-            if !more || views.len() == page_size {
-                return Ok((views, before.filter(|_| more)));
+            (scanned, before) = (scanned + page.scanned, page.next);
+            if before.is_none() || views.len() == page_size || scanned >= SCAN_MAX {
+                return Ok((views, before));
             }
         }
     }

@@ -6,7 +6,7 @@ use ulid::Ulid;
 
 use super::core::Core;
 use super::ingest::HANDOVER;
-use super::journal::Row;
+use super::journal::{Row, Usage};
 use super::spool::Mark;
 use super::state::{Event, Phase, name};
 use super::{UploadError, engine, failure};
@@ -14,14 +14,15 @@ use super::{UploadError, engine, failure};
 /// Makes spool and queue what the journal says.
 pub(super) async fn recover(core: &Arc<Core>) -> Result<(), UploadError> {
     let spooled = core.journal.spooled().await?;
-    let (spool, expected) = (Arc::clone(&core.spool), spooled.clone());
-    let missing = blocking(move || {
-        spool.sweep(&expected).map_err(|why| UploadError::Storage(format!("sweeping the spool: {why}")))
+    let spool = Arc::clone(&core.spool);
+    let swept = blocking(move || {
+        spool.sweep(&spooled).map_err(|why| UploadError::Storage(format!("sweeping the spool: {why}")))
     });
-    for id in missing.await? {
+    let swept = swept.await?;
+    let needless_rows = core.journal.sweep_parts().await?;
+    for &Usage { id, phase, .. } in &swept.missing {
         tracing::error!(upload = %id, "spooled bytes are missing or too short");
-        let phase = spooled.iter().find(|usage| usage.id == id).map(|usage| usage.phase);
-        if phase == Some(Phase::Receiving) {
+        if phase == Phase::Receiving {
             core.journal.restart_stream(id, core.now_ms()).await?;
         } else {
             let why =
@@ -33,7 +34,14 @@ pub(super) async fn recover(core: &Arc<Core>) -> Result<(), UploadError> {
         }
     }
     let pending = core.journal.pending().await?;
-    tracing::info!(pending = pending.len(), "uploads recovered");
+    tracing::info!(
+        pending = pending.values().map(Vec::len).sum::<usize>(),
+        orphan_files = swept.orphan_files,
+        cut_files = swept.cut_files,
+        missing_files = swept.missing.len(),
+        needless_rows,
+        "uploads recovered"
+    );
     core.enqueue_all(&pending);
     release_sessions(core).await
 }

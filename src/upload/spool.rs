@@ -37,6 +37,17 @@ struct Used {
     by_uid: HashMap<u32, u64>,
 }
 
+/// What a sweep found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Uploads whose bytes are gone or too short.
+    pub missing: Vec<Usage>,
+    /// Files that no upload needed: removed.
+    pub orphan_files: u64,
+    /// Files with more than was synced: cut.
+    pub cut_files: u64,
+}
+
 /// One file that bytes are appended to. Every method blocks.
 #[derive(Debug)]
 pub struct Writer {
@@ -74,20 +85,24 @@ impl Spool {
         self.state_dir.spool().join(id.to_string())
     }
 
-    /// Makes the directory what the journal says: files that nobody needs go, streams lose what was not synced. Answers
-    /// the uploads whose bytes are missing. Blocks.
+    /// Makes the directory what the journal says: files that nobody needs go, streams lose what was not synced. Blocks.
     ///
     /// # Errors
     /// Where the directory cannot be read.
-    pub fn sweep(&self, expected: &[Usage]) -> io::Result<Vec<Ulid>> {
+    pub fn sweep(&self, expected: &[Usage]) -> io::Result<Swept> {
         let mut wanted: HashMap<Ulid, &Usage> = expected.iter().map(|usage| (usage.id, usage)).collect();
-        let mut orphans = 0_u64;
+        let mut swept = Swept::default();
         for entry in fs::read_dir(self.state_dir.spool())? {
             let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                // Nothing of ours, and not to be removed with whatever is in it: the lost+found of a disk, for example.
+                tracing::warn!(path = %entry.path().display(), "a directory in the spool is left alone");
+                continue;
+            }
             let id = entry.file_name().to_str().and_then(|name| name.parse::<Ulid>().ok());
             let Some(usage) = id.and_then(|id| wanted.remove(&id)) else {
-                orphans += 1;
                 around(Step::SweepRemove, || fs::remove_file(entry.path()))?;
+                swept.orphan_files += 1;
                 continue;
             };
             let length = entry.metadata()?.len();
@@ -95,17 +110,16 @@ impl Spool {
                 // Written, but never synced: after a power cut it may hold anything.
                 let file = OpenOptions::new().write(true).open(entry.path())?;
                 around(Step::SpoolCut, || file.set_len(usage.received_bytes))?;
+                swept.cut_files += 1;
             }
             self.add(usage.owner_uid, length.min(usage.received_bytes));
             if length < usage.received_bytes {
                 wanted.insert(usage.id, usage);
             }
         }
-        if orphans > 0 {
-            tracing::info!(orphans, "removed spool files that no upload needs");
-        }
         // A stream that never synced a byte may have no file yet.
-        Ok(wanted.into_values().filter(|usage| usage.received_bytes > 0).map(|usage| usage.id).collect())
+        swept.missing = wanted.into_values().filter(|usage| usage.received_bytes > 0).copied().collect();
+        Ok(swept)
     }
 
     /// Takes `bytes` off the quota of `uid`.
@@ -413,13 +427,13 @@ mod tests {
         }
         fs::write(root.path().join("spool/not-an-upload"), "x").unwrap();
         let usage = |id, received_bytes| Usage { id, owner_uid: 1, phase: Phase::Receiving, received_bytes };
-        let mut missing = spool.sweep(&[usage(tail, 6), usage(short, 5), usage(gone, 7), usage(fresh, 0)]).unwrap();
-        missing.sort();
-        let mut expected = [short, gone];
-        expected.sort();
-        assert_eq!(missing, expected);
+        fs::create_dir(root.path().join("spool/lost+found")).unwrap();
+        let expected = [usage(tail, 6), usage(short, 5), usage(gone, 7), usage(fresh, 0)];
+        let mut swept = spool.sweep(&expected).unwrap();
+        swept.missing.sort_by_key(|usage| usage.received_bytes);
+        assert_eq!(swept, Swept { missing: vec![usage(short, 5), usage(gone, 7)], orphan_files: 2, cut_files: 1 });
         assert_eq!(fs::read(spool.path(tail)).unwrap(), b"synced");
-        assert_eq!(fs::read_dir(root.path().join("spool")).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(root.path().join("spool")).unwrap().count(), 3, "tail, short, lost+found");
         assert_eq!(spool.used_bytes(Some(1)), 6 + 3);
         spool.remove(tail, 1);
         spool.remove(tail, 1);

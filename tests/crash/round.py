@@ -151,7 +151,7 @@ class Round:
         parts.read()
         figures, problems = judge(self.cloud, self.daemon, workload, parts, lost, self.crashed, self.config)
         figures[self.disaster.noun] = self.crashed
-        swept = re.findall(r"\borphan_files=(\d+)", self.bench.log("daemon"))
+        swept = re.findall(r'"orphan_files":(\d+)', self.bench.log("daemon"))
         figures["swept"] = sum(map(int, swept))
         return {"figures": figures, "problems": problems, "reached": self.reached, "startups": self.startups}
 

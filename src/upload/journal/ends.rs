@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::rows::{Row, blob, read_row};
+use super::rows::{COLUMNS, Row, blob, read_row};
 use super::{Journal, JournalError};
 use crate::upload::state::Phase;
 
@@ -35,9 +35,10 @@ impl Journal {
     /// Where the journal cannot be read.
     pub async fn ended_after(&self, owner_uid: u32, after: u64, limit: usize) -> Result<Vec<(u64, Row)>, JournalError> {
         self.read(move |connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT * FROM uploads WHERE owner_uid = ? AND end_number > ? ORDER BY end_number LIMIT ?",
-            )?;
+            let mut query = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS}, end_number FROM uploads WHERE owner_uid = ? AND end_number > ?
+                 ORDER BY end_number LIMIT ?"
+            ))?;
             let bounds =
                 params![owner_uid, i64::try_from(after).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX)];
             let rows = query

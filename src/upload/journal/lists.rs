@@ -1,28 +1,29 @@
 //! Many rows at once: pages for their owners, and what a start and the housekeeping ask for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use rusqlite::named_params;
+use rusqlite::{named_params, params};
 use ulid::Ulid;
 
-use super::rows::{Row, blob, phase, read_row};
+use super::rows::{COLUMNS, Row, blob, phase, read_row};
 use super::{Journal, JournalError};
 use crate::session::SessionId;
+use crate::upload::scheduler::LaneKey;
 use crate::upload::state::Phase;
 
-/// What the scheduler needs of an upload that is to be sent.
-#[derive(Debug, Clone)]
-pub struct Unfinished {
-    /// Its id.
-    pub id: Ulid,
-    /// Who owns it.
-    pub owner_uid: u32,
-    /// Whose credentials sign it.
-    pub identity_id: String,
-    /// The destination's name.
-    pub destination: String,
-    /// 0 is first.
-    pub priority: u8,
+/// How many rows one page looks at: a filter that few of many uploads pass must not keep everybody else who reads
+/// waiting. As many as the largest page holds.
+pub const SCAN_MAX: usize = 1_000;
+
+/// Some of a uid's uploads.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Those that passed, newest first.
+    pub rows: Vec<Row>,
+    /// How many were looked at.
+    pub scanned: usize,
+    /// Behind which one to go on; `None` at the end.
+    pub next: Option<Ulid>,
 }
 
 /// Bytes in the spool, by owner.
@@ -39,7 +40,8 @@ pub struct Usage {
 }
 
 impl Journal {
-    /// A page of a uid's uploads, newest first, older than `before`, in one of `phases`.
+    /// A page of a uid's uploads, newest first, older than `before`, in one of `phases`: at most `limit`, and fewer where
+    /// [`SCAN_MAX`] were looked at.
     ///
     /// # Errors
     /// Where the journal cannot be read.
@@ -50,49 +52,54 @@ impl Journal {
         phases: Vec<Phase>,
         before: Option<Ulid>,
         limit: usize,
-    ) -> Result<Vec<Row>, JournalError> {
+    ) -> Result<Page, JournalError> {
         self.read(move |connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT * FROM uploads WHERE owner_uid = :uid AND id < :before
-                    AND (:session IS NULL OR session = :session) AND (1 << phase) & :phases
-                 ORDER BY id DESC LIMIT :limit",
-            )?;
-            let phases = phases.iter().fold(0_i64, |mask, phase| mask | 1 << phase.code());
-            let rows = query.query_map(
-                named_params! {
-                    ":uid": owner_uid,
-                    ":before": blob(before.unwrap_or(Ulid::max())),
-                    ":session": session.map(|session| session.0),
-                    ":phases": phases,
-                    ":limit": i64::try_from(limit).unwrap_or(i64::MAX),
-                },
-                read_row,
-            )?;
-            rows.collect()
+            let mut query = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM uploads WHERE owner_uid = ? AND id < ? ORDER BY id DESC"
+            ))?;
+            let mut found = query.query(params![owner_uid, blob(before.unwrap_or(Ulid::max()))])?;
+            let mut page = Page::default();
+            while let Some(row) = found.next()? {
+                if page.rows.len() == limit || page.scanned == SCAN_MAX {
+                    return Ok(page);
+                }
+                page.scanned += 1;
+                page.next = Some(Ulid::from_bytes(row.get("id")?));
+                let in_session = match &session {
+                    Some(session) => row.get_ref("session")?.as_str()? == session.0,
+                    None => true,
+                };
+                if in_session && phases.contains(&phase(row)?) {
+                    page.rows.push(read_row(row)?);
+                }
+            }
+            Ok(Page { next: None, ..page })
         })
         .await
     }
 
-    /// Everything that is to be sent, oldest first.
+    /// Everything that is to be sent, oldest first, with its priority, by the lane that it is sent in.
     ///
     /// # Errors
     /// Where the journal cannot be read.
-    pub async fn pending(&self) -> Result<Vec<Unfinished>, JournalError> {
+    pub async fn pending(&self) -> Result<HashMap<LaneKey, Vec<(Ulid, u8)>>, JournalError> {
         self.read(|connection| {
             let mut query = connection.prepare(
                 "SELECT id, owner_uid, identity_id, destination, json_extract(spec, '$.priority') AS priority
                  FROM uploads WHERE phase = 1 ORDER BY id",
             )?;
-            let rows = query.query_map([], |row| {
-                Ok(Unfinished {
-                    id: Ulid::from_bytes(row.get("id")?),
+            let mut found = query.query([])?;
+            // There may be a hundred thousand of them, in a handful of lanes.
+            let mut lanes: HashMap<LaneKey, Vec<(Ulid, u8)>> = HashMap::new();
+            while let Some(row) = found.next()? {
+                let lane = LaneKey {
                     owner_uid: row.get("owner_uid")?,
                     identity_id: row.get("identity_id")?,
                     destination: row.get("destination")?,
-                    priority: row.get("priority")?,
-                })
-            })?;
-            rows.collect()
+                };
+                lanes.entry(lane).or_default().push((Ulid::from_bytes(row.get("id")?), row.get("priority")?));
+            }
+            Ok(lanes)
         })
         .await
     }
@@ -160,12 +167,34 @@ impl Journal {
                     AND NOT EXISTS (SELECT 1 FROM folder_files WHERE upload = uploads.id AND state <> 1)"#,
             )?;
             note.execute([before_ms])?;
+            // By the index of those that have ended: never through everything that waits.
             let mut delete = connection.prepare_cached(
-                r#"DELETE FROM uploads WHERE update_ms < ?
+                r#"DELETE FROM uploads INDEXED BY uploads_ended WHERE end_number IS NOT NULL AND update_ms < ?
                     AND (phase IN (2, 4) OR (phase = 3 AND source <> '"Spool"'))
                     AND NOT EXISTS (SELECT 1 FROM folder_files WHERE upload = uploads.id AND state <> 1)"#,
             )?;
             delete.execute([before_ms])
+        })
+        .await
+    }
+
+    /// Removes rows of parts that nobody needs, and answers how many: their upload has ended for good, or is gone. Each goes
+    /// in the commit that ends its upload, so there are none; a start makes sure of it.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read or written.
+    pub async fn sweep_parts(&self) -> Result<usize, JournalError> {
+        const NEEDLESS: &str = "coalesce((SELECT phase FROM uploads WHERE id = upload), 2) IN (2, 4)";
+        let counted = self.read(|connection| {
+            let count = "SELECT count(*) FROM (SELECT upload FROM parts UNION ALL SELECT upload FROM arrived)";
+            connection.query_row(&format!("{count} WHERE {NEEDLESS}"), [], |row| row.get::<_, i64>(0))
+        });
+        if counted.await? == 0 {
+            return Ok(0);
+        }
+        self.write(|connection| {
+            let parts = connection.execute(&format!("DELETE FROM parts WHERE {NEEDLESS}"), [])?;
+            Ok(parts + connection.execute(&format!("DELETE FROM arrived WHERE {NEEDLESS}"), [])?)
         })
         .await
     }

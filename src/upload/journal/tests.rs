@@ -79,7 +79,8 @@ async fn what_was_written_is_there_after_reopening() {
     let journal = reopened(root.path()).await;
     assert_eq!(journal.find(id(1)).await.unwrap(), Some(finished));
     assert_eq!(journal.parts(id(1)).await.unwrap(), [part]);
-    assert_eq!(journal.pending().await.unwrap().len(), 1);
+    let pending: Vec<_> = journal.pending().await.unwrap().into_values().flatten().collect();
+    assert_eq!(pending, [(id(1), 1)]);
 }
 
 /// The lock goes when the writing thread has ended, which happens by itself after the last clone.
@@ -165,21 +166,40 @@ async fn pages_receipts_and_counts() {
     let root = tempfile::tempdir().unwrap();
     let journal = open(root.path()).unwrap();
     for number in 1..=5 {
-        let phase = if number % 2 == 0 { Phase::Failed } else { Phase::Succeeded };
-        journal.insert(Row { phase, update_ms: number as i64, ..row(id(number)) }).await.unwrap();
+        let event = if number % 2 == 0 { Event::Fail } else { Event::Store };
+        journal.insert(Row { phase: Phase::Pending, ..row(id(number)) }).await.unwrap();
+        journal.advance(id(number), event, number as i64, |_| {}).await.unwrap().unwrap().unwrap();
     }
     journal.insert(Row { owner_uid: 7, ..row(id(9)) }).await.unwrap();
     let all = Phase::ALL.to_vec();
     let first = journal.page(1000, None, all.clone(), None, 2).await.unwrap();
-    assert_eq!(first.iter().map(|row| row.id).collect::<Vec<_>>(), [id(5), id(4)]);
+    let ids = |page: &lists::Page| page.rows.iter().map(|row| row.id).collect::<Vec<_>>();
+    assert_eq!((ids(&first), first.next), (vec![id(5), id(4)], Some(id(4))));
     let rest = journal.page(1000, None, all.clone(), Some(id(4)), 9).await.unwrap();
-    assert_eq!(rest.iter().map(|row| row.id).collect::<Vec<_>>(), [id(3), id(2), id(1)]);
-    assert_eq!(journal.page(1000, None, vec![Phase::Failed], None, 9).await.unwrap().len(), 2);
-    assert!(journal.page(1000, Some(SessionId("other".into())), all, None, 9).await.unwrap().is_empty());
+    assert_eq!((ids(&rest), rest.next), (vec![id(3), id(2), id(1)], None));
+    assert_eq!(ids(&journal.page(1000, None, vec![Phase::Failed], None, 9).await.unwrap()), [id(4), id(2)]);
+    assert!(ids(&journal.page(1000, Some(SessionId("other".into())), all, None, 9).await.unwrap()).is_empty());
     assert_eq!(journal.counts(Some(1000)).await.unwrap()["SUCCEEDED"], 3);
     assert_eq!(journal.expire_receipts(4).await.unwrap(), 2, "failed ones with bytes in the spool stay");
     assert_eq!(journal.counts(None).await.unwrap()["FAILED"], 2);
     assert_eq!(journal.idle_streams(2).await.unwrap(), [id(9)]);
+}
+
+#[tokio::test]
+async fn a_page_looks_at_a_bounded_number_of_rows() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = open(root.path()).unwrap();
+    let many = SCAN_MAX as u128 + 200;
+    let inserted = journal.write(move |connection| {
+        (1..=many).try_for_each(|number| rows::insert(connection, &Row { phase: Phase::Pending, ..row(id(number)) }))
+    });
+    inserted.await.unwrap();
+    journal.advance(id(1), Event::Fail, 5, |_| {}).await.unwrap().unwrap().unwrap();
+    let failed = |before| journal.page(1000, None, vec![Phase::Failed], before, 9);
+    let first = failed(None).await.unwrap();
+    assert_eq!((first.rows.len(), first.scanned, first.next), (0, SCAN_MAX, Some(id(201))));
+    let second = failed(first.next).await.unwrap();
+    assert_eq!((second.rows.len(), second.scanned, second.next), (1, 200, None));
 }
 
 fn file(relative: &str) -> FolderFile {

@@ -151,6 +151,48 @@ async fn lost_spool_files_are_named_and_streams_start_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_sweeps_whatever_no_upload_needs() {
+    let mut device = Device::new();
+    device.clock = crate::clock::Clock::manual(std::time::SystemTime::now());
+    let daemon = device.start().await;
+    daemon.set_paused(true);
+    let [pending, idle, cancelled, done] = std::array::from_fn(|_| Ulid::generate());
+    daemon.stream(pending, spec("pending.jpg"), &photo(1_000)).await.unwrap();
+    daemon.stream(cancelled, spec("cancelled.jpg"), &photo(1_000)).await.unwrap();
+    daemon.cancel(&ALICE, cancelled).await.unwrap();
+    let mut ingest = daemon.begin(&ALICE, idle, spec("idle.jpg")).await.unwrap();
+    ingest.write(Bytes::from(photo(1_000))).await.unwrap();
+    drop(ingest);
+    daemon.until(idle, |view| view.received_bytes == 1_000).await;
+    daemon.stop().await;
+    // As if the device had died at the worst moments: bytes of ended uploads and of none, a tail that was never synced,
+    // and receipts of parts that nobody completes.
+    let spool = device.state_dir().join("spool");
+    for name in [cancelled.to_string(), done.to_string(), "not-an-upload".to_owned()] {
+        std::fs::write(spool.join(name), "left behind").unwrap();
+    }
+    std::fs::write(spool.join(pending.to_string()), [photo(1_000), photo(10)].concat()).unwrap();
+    let journal = rusqlite::Connection::open(device.state_dir().join("journal.db")).unwrap();
+    journal.pragma_update(None, "foreign_keys", "OFF").unwrap();
+    for upload in [cancelled, done] {
+        journal.execute("INSERT INTO parts VALUES (?, 1, '', 1, 1)", [upload.to_bytes()]).unwrap();
+        journal.execute("INSERT INTO arrived VALUES (?, 1, 1, 1)", [upload.to_bytes()]).unwrap();
+    }
+
+    device.clock.advance(std::time::Duration::from_secs(device.config.receiving_idle_max_s + 1));
+    let daemon = device.start().await;
+    assert_eq!(daemon.end(idle).await.failure.unwrap().reason, failure::STREAM_ABANDONED);
+    let stored = daemon.end(pending).await;
+    assert_eq!((stored.state, device.object(&stored.key)), (UploadState::Succeeded, photo(1_000)));
+    daemon.stop().await;
+    assert_eq!(device.spool_files(), 0);
+    for table in ["parts", "arrived", "aborts"] {
+        let left: u32 = journal.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0, "{table}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_parts_end_and_takes_nothing_more() {
     let device = Device::new();
     let daemon = device.start().await;
