@@ -236,10 +236,10 @@ pub(super) fn find(connection: &Connection, id: Ulid) -> rusqlite::Result<Option
     query.query_row([blob(id)], read_row).optional()
 }
 
-/// Writes everything that may change.
+/// Writes everything that may change, except the phase: naming it writes pages of the indexes over it, changed or not.
 pub(super) fn store(connection: &Connection, row: &Row) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(
-        "UPDATE uploads SET phase = :phase, received_bytes = :received, received_crc = :received_crc,
+        "UPDATE uploads SET received_bytes = :received, received_crc = :received_crc,
             total_bytes = :total, crc64nvme = :crc, sha256 = :sha256, part_bytes = :part_bytes,
             multipart_id = :multipart_id, multipart_ms = :multipart_ms, in_doubt = :in_doubt, attempts = :attempts, failure = :failure,
             failure_text = :failure_text, etag = :etag, version_id = :version_id, update_ms = :update_ms
@@ -247,7 +247,6 @@ pub(super) fn store(connection: &Connection, row: &Row) -> rusqlite::Result<()> 
     )?;
     update.execute(named_params! {
         ":id": blob(row.id),
-        ":phase": row.phase.code(),
         ":received": size(row.received_bytes),
         ":received_crc": bits(row.received_crc),
         ":total": row.total_bytes.map(size),
@@ -314,6 +313,10 @@ pub(super) fn advance(
         parts::forget_all(connection, id)?;
     }
     store(connection, &row)?;
+    if phase != before {
+        let mut update = connection.prepare_cached("UPDATE uploads SET phase = ? WHERE id = ?")?;
+        update.execute(params![phase.code(), blob(id)])?;
+    }
     ends::note(connection, &row, before)?;
     Ok(Some(Ok(row)))
 }
