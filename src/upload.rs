@@ -5,6 +5,7 @@
 mod admission;
 mod config;
 mod core;
+mod crc64nvme;
 mod ends;
 mod engine;
 mod failure;

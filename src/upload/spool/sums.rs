@@ -1,8 +1,9 @@
 //! The checksums of a stream's parts and of its whole, in one pass over the bytes.
 
-use crc_fast::{CrcAlgorithm, Digest, checksum_combine};
+use crc_fast::{CrcAlgorithm, Digest};
 
 use super::Mark;
+use crate::upload::crc64nvme;
 use crate::upload::journal::Arrived;
 
 const CRC: CrcAlgorithm = CrcAlgorithm::Crc64Nvme;
@@ -70,7 +71,7 @@ impl Sums {
         if self.len == 0 {
             return self.whole;
         }
-        let crc64nvme = checksum_combine(CRC, self.whole.crc64nvme, self.part.finalize(), self.len);
+        let crc64nvme = crc64nvme::combine(self.whole.crc64nvme, self.part.finalize(), self.len);
         Mark { bytes: self.bytes(), crc64nvme }
     }
 

@@ -5,20 +5,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crc_fast::CrcAlgorithm;
 use tokio::task::JoinSet;
 
 use super::call::{Reply, Request, Stop};
 use super::{Ended, Transfer, journal_failed};
 use crate::store::{PartReceipt, StoreErrorKind as Kind};
+use crate::upload::crc64nvme;
 use crate::upload::journal::Arrived;
 use crate::upload::plan::{Part, part, part_count};
 
 /// CRC64NVME of the whole object, from its parts in order.
 pub(super) fn combined(parts: &[PartReceipt]) -> u64 {
-    let empty = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, b"");
-    parts.iter().fold(empty, |whole, part| {
-        crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, whole, part.crc64nvme.unwrap_or_default(), part.size_bytes)
+    parts.iter().fold(crc64nvme::EMPTY, |whole, part| {
+        crc64nvme::combine(whole, part.crc64nvme.unwrap_or_default(), part.size_bytes)
     })
 }
 
