@@ -18,7 +18,7 @@ import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/compat"))
 
-from harness import Bench, Failed, clean_environment, free_port, wait_until  # noqa: E402
+from harness import Bench, Failed, clean_environment, free_port, unit_environment, wait_until  # noqa: E402
 from local_cloud import LocalCloud  # noqa: E402
 
 from peers import Sink, TransferManager, all_peers  # noqa: E402
@@ -150,7 +150,7 @@ file_roots = ["{files}"]
         self.socket.unlink(missing_ok=True)
         start = time.monotonic()
         argv = pinned(CLIENT_CORE, [self.tidegate, "serve", "--config", str(self.dir / "tidegate.toml")])
-        self.process = self.bench.start("daemon", argv)
+        self.process = self.bench.start("daemon", argv, unit_environment())
         while True:
             with socket.socket(socket.AF_UNIX) as probe:
                 try:

@@ -26,6 +26,12 @@ def clean_environment():
     return keep
 
 
+def unit_environment():
+    """What the systemd unit sets for the daemon: it is tested and measured as it runs on devices."""
+    lines = (ROOT / "deploy/systemd/tidegate.service").read_text().splitlines()
+    return dict(line.removeprefix("Environment=").split("=", 1) for line in lines if line.startswith("Environment="))
+
+
 class Failed(Exception):
     """A part did not start, or a step without which the rest makes no sense failed."""
 

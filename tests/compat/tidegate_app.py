@@ -7,7 +7,7 @@ import time
 
 import grpc
 
-from harness import ROOT, Failed, error_reason, grpc_channel, wait_until
+from harness import ROOT, Failed, error_reason, grpc_channel, unit_environment, wait_until
 
 sys.path.insert(0, str(ROOT / "proto"))
 account_pb, account_services = grpc.protos_and_services("tidegate/v1/account.proto")
@@ -65,7 +65,7 @@ file_roots = ["{self.photos}"]
 {clouds_config}"""
         )
         argv = [self.bench.tidegate, "serve", "--config", str(self.config_file)]
-        self.process = self.bench.start(self.name, argv, env)
+        self.process = self.bench.start(self.name, argv, {**unit_environment(), **(env or {})})
 
     def start(self, clouds_config, env=None):
         self.spawn(clouds_config, env)
