@@ -12,10 +12,10 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use ulid::Ulid;
 
-use super::journal::{Journal, Row, Source};
+use super::journal::{Journal, Pending, Row, Source};
 use super::pace;
 use super::plan::PartSizes;
-use super::scheduler::{LaneKey, Queue};
+use super::scheduler::{Class, LaneKey, Queue};
 use super::spool::Spool;
 use super::state::Phase;
 use super::state_dir::StateDir;
@@ -173,17 +173,31 @@ impl Core {
         let lane = lane_of(row);
         match row.phase {
             Phase::Receiving => self.queue().push_early(row.id, &lane, row.spec.priority),
-            _ => self.queue().push(row.id, &lane, row.spec.priority),
+            _ => self.queue().push(row.id, &lane, self.class(row.spec.priority, row.total_bytes)),
         }
         self.wake.notify_one();
     }
 
-    pub(super) fn enqueue_all(&self, pending: &HashMap<LaneKey, Vec<(Ulid, u8)>>) {
+    pub(super) fn enqueue_all(&self, pending: &HashMap<LaneKey, Vec<Pending>>) {
         let mut queue = self.queue();
         for (lane, uploads) in pending {
-            for (id, priority) in uploads {
-                queue.push(*id, lane, *priority);
+            for (id, priority, total_bytes) in uploads {
+                queue.push(*id, lane, self.class(*priority, *total_bytes));
             }
+        }
+    }
+
+    fn class(&self, priority: u8, total_bytes: Option<u64>) -> Class {
+        let is_small = total_bytes.is_some_and(|bytes| bytes <= self.config().single_put_max_bytes);
+        Class { priority, is_small }
+    }
+
+    /// The destination answered a running upload. Whoever waited for that goes on.
+    pub(super) fn reached(&self, id: Ulid) {
+        let others_waited = self.queue().reached(id);
+        if others_waited {
+            self.refresh_all();
+            self.wake.notify_one();
         }
     }
 
@@ -201,9 +215,9 @@ impl Core {
 
     /// The next upload to send. It is out of the queue and to be found as running in one step: whoever wants it stopped
     /// sees it in one place or the other.
-    pub(super) fn begin_next(&self) -> Option<(Ulid, Running)> {
+    pub(super) fn begin_next(&self, slots: usize) -> Option<(Ulid, Running)> {
         let mut queue = self.queue();
-        let id = queue.next(self.clock.boot())?;
+        let id = queue.next(self.clock.boot(), slots)?;
         if lock(&self.running).contains_key(&id) {
             // Its last attempt is ending, and says so when it has.
             queue.put_back(id);

@@ -29,9 +29,8 @@ pub(super) async fn run(core: Arc<Core>) {
     let mut under_way = JoinSet::new();
     loop {
         if !core.stopping.is_cancelled() {
-            // One more than there is room for on the wire, so that there is always a next one.
-            while under_way.len() < core.config().max_uploads_in_flight.max(1).min(core.wire.limit() + 1)
-                && let Some((id, running)) = core.begin_next()
+            while under_way.len() < slots(&core)
+                && let Some((id, running)) = core.begin_next(slots(&core))
             {
                 let task = attempt(Arc::clone(&core), id, running);
                 under_way.spawn(task.instrument(tracing::info_span!("upload", upload = %id)));
@@ -58,6 +57,11 @@ pub(super) async fn run(core: Arc<Core>) {
             }
         }
     }
+}
+
+/// How many uploads may be on their way: one more than there is room for on the wire, so that there is always a next one.
+fn slots(core: &Core) -> usize {
+    core.config().max_uploads_in_flight.max(1).min(core.wire.limit() + 1)
 }
 
 async fn release(core: Arc<Core>) {

@@ -1,8 +1,9 @@
-//! Who is sent next: pure, the time comes in. Promises that higher priorities go first, that within one the sessions
-//! take turns, and that no upload starts while its destination, its session or the gateway waits; must never forget an
+//! Who is sent next: pure, the time comes in. Promises that no upload starts while its destination, its session or the
+//! gateway waits, that higher priorities go first, sessions take turns and small objects never wait for large ones to
+//! end, and that every upload which may start does so after a bounded number of other starts; must never forget an
 //! upload: each is ready, delayed or running until it is removed.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use ulid::Ulid;
 
@@ -20,30 +21,76 @@ pub struct LaneKey {
     pub destination: String,
 }
 
+impl LaneKey {
+    /// Sessions take turns, wherever their uploads go.
+    fn is_of_session_of(&self, other: &Self) -> bool {
+        self.owner_uid == other.owner_uid && self.identity_id == other.identity_id
+    }
+}
+
 /// How many priorities there are; 0 is first.
 pub const PRIORITIES: usize = 3;
+
+/// How many starts of other priorities may pass over one that has something ready; then it goes next. So in the worst
+/// case every eighth start is a background one, and every fourth or fifth a normal one.
+const PASSED_OVER_MAX: [u32; PRIORITIES] = [u32::MAX, 3, 7];
+
+/// An upload that failed by itself so often goes behind those that were ready meanwhile; before, it keeps its age. Else
+/// uploads that never get through would fill the places again and again before anybody younger.
+const FAILURES_WITH_AGE: u16 = 3;
+
+/// How an upload takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Class {
+    /// 0 is first.
+    pub priority: u8,
+    /// One PutObject: done in one go.
+    pub is_small: bool,
+}
 
 /// The queue.
 #[derive(Debug, Default)]
 pub struct Queue {
     lanes: Vec<Lane>,
-    lane_of: HashMap<LaneKey, usize>,
-    /// Lanes in the order in which they are next.
-    turns: VecDeque<usize>,
+    lane_of: HashMap<LaneKey, u32>,
+    /// Lanes without uploads, for the next keys.
+    unused: Vec<u32>,
+    levels: [Level; PRIORITIES],
     places: HashMap<Ulid, Place>,
     delayed: BTreeSet<(BootInstant, Ulid)>,
     gates: HashMap<String, Gate>,
     paused: bool,
     running: usize,
+    running_large: usize,
+    next_age: u64,
+}
+
+/// One priority.
+#[derive(Debug, Default)]
+struct Level {
+    /// Lanes with something ready, in the order in which they are next.
+    turns: VecDeque<u32>,
+    /// Starts of other priorities since the last one of this, while it had something ready.
+    passed_over: u32,
 }
 
 #[derive(Debug)]
 struct Lane {
-    owner_uid: u32,
-    destination: String,
-    ready: [BTreeSet<Ulid>; PRIORITIES],
+    key: LaneKey,
+    uploads: usize,
+    ready: [Ready; PRIORITIES],
     hold: Option<Hold>,
     failures: u32,
+    /// The age of the upload that was started last and came back, because its lane or its destination is closed or
+    /// because it was interrupted: the next one to start is another one, so that none holds up all others for ever.
+    tried: Option<u64>,
+}
+
+/// What is ready of a lane at one priority, by age.
+#[derive(Debug, Default)]
+struct Ready {
+    small: BTreeMap<u64, Ulid>,
+    large: BTreeMap<u64, Ulid>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +112,9 @@ struct Gate {
 #[derive(Debug, Clone, Copy)]
 struct Place {
     lane: u32,
-    priority: u8,
+    /// Smaller is older. An upload that is put back, held or gated keeps it.
+    age: u64,
+    class: Class,
     failures: u16,
     /// Still RECEIVING, and here only for the parts that have arrived.
     early: bool,
@@ -79,11 +128,29 @@ enum Turn {
     Running,
 }
 
+impl Ready {
+    fn line(&mut self, is_small: bool) -> &mut BTreeMap<u64, Ulid> {
+        if is_small { &mut self.small } else { &mut self.large }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.small.is_empty() && self.large.is_empty()
+    }
+
+    /// The oldest one, or where somebody has `tried`, the oldest behind that.
+    fn head(&self, large_fits: bool, tried: Option<u64>) -> Option<Ulid> {
+        let none = BTreeMap::new();
+        let lines = [&self.small, if large_fits { &self.large } else { &none }];
+        let behind = tried.and_then(|tried| lines.iter().filter_map(|line| line.range(tried + 1..).next()).min());
+        behind.or_else(|| lines.iter().filter_map(|line| line.first_key_value()).min()).map(|(_, id)| *id)
+    }
+}
+
 impl Queue {
     /// Adds an upload that still arrives, for the parts of it that are here.
     pub fn push_early(&mut self, id: Ulid, key: &LaneKey, priority: u8) {
         if !self.places.contains_key(&id) {
-            self.push(id, key, priority);
+            self.push(id, key, Class { priority, is_small: false });
             if let Some(place) = self.places.get_mut(&id) {
                 place.early = true;
             }
@@ -91,72 +158,100 @@ impl Queue {
     }
 
     /// Adds an upload; one that is there already stays where it is.
-    pub fn push(&mut self, id: Ulid, key: &LaneKey, priority: u8) {
+    pub fn push(&mut self, id: Ulid, key: &LaneKey, class: Class) {
         if let Some(place) = self.places.get_mut(&id) {
             place.early = false;
             return;
         }
-        let lane = match self.lane_of.get(key) {
-            Some(lane) => *lane,
-            None => {
-                let lane = self.lanes.len();
-                self.lanes.push(Lane {
-                    owner_uid: key.owner_uid,
-                    destination: key.destination.clone(),
-                    ready: Default::default(),
-                    hold: None,
-                    failures: 0,
-                });
-                self.lane_of.insert(key.clone(), lane);
-                self.turns.push_back(lane);
+        let lane = self.lane(key);
+        self.lanes[lane as usize].uploads += 1;
+        let class = Class { priority: class.priority.min(PRIORITIES as u8 - 1), ..class };
+        let age = self.take_age();
+        self.places.insert(id, Place { lane, age, class, failures: 0, early: false, turn: Turn::Ready });
+        self.make_ready(id);
+    }
+
+    fn lane(&mut self, key: &LaneKey) -> u32 {
+        if let Some(lane) = self.lane_of.get(key) {
+            return *lane;
+        }
+        let new =
+            Lane { key: key.clone(), uploads: 0, ready: Default::default(), hold: None, failures: 0, tried: None };
+        let lane = match self.unused.pop() {
+            Some(lane) => {
+                self.lanes[lane as usize] = new;
                 lane
             }
+            None => {
+                self.lanes.push(new);
+                u32::try_from(self.lanes.len() - 1).unwrap_or(u32::MAX)
+            }
         };
-        let priority = priority.min(PRIORITIES as u8 - 1);
-        let lane_number = u32::try_from(lane).unwrap_or(u32::MAX);
-        self.places.insert(id, Place { lane: lane_number, priority, failures: 0, early: false, turn: Turn::Ready });
-        self.lanes[lane].ready[usize::from(priority)].insert(id);
+        self.lane_of.insert(key.clone(), lane);
+        lane
     }
 
-    /// The next one to send, which counts as running from now on.
-    pub fn next(&mut self, now: BootInstant) -> Option<Ulid> {
+    fn take_age(&mut self) -> u64 {
+        self.next_age += 1;
+        self.next_age
+    }
+
+    /// The next one to send, which counts as running from now on. Of `slots` places one is kept for small objects.
+    pub fn next(&mut self, now: BootInstant, slots: usize) -> Option<Ulid> {
         self.release_due(now);
-        if self.paused {
+        if self.paused || self.running >= slots {
             return None;
         }
-        for priority in 0..PRIORITIES {
-            for _ in 0..self.turns.len() {
-                let lane = *self.turns.front()?;
-                self.turns.rotate_left(1);
-                if let Some(id) = self.take(lane, priority, now) {
-                    return Some(id);
-                }
-            }
-        }
-        None
+        let large_fits = slots == 1 || self.running_large + 1 < slots;
+        let overdue = |level: &usize| self.levels[*level].passed_over >= PASSED_OVER_MAX[*level];
+        let mut order: Vec<usize> = (0..PRIORITIES).rev().filter(overdue).collect();
+        order.extend(0..PRIORITIES);
+        order.into_iter().find_map(|level| self.take(level, now, large_fits))
     }
 
-    fn take(&mut self, number: usize, priority: usize, now: BootInstant) -> Option<Ulid> {
-        let lane = &mut self.lanes[number];
-        let id = *lane.ready[priority].first()?;
-        if let Some(hold) = lane.hold {
-            if hold.until.is_none_or(|until| until > now) {
-                return None;
-            }
-            lane.hold = None;
-        }
-        if let Some(gate) = self.gates.get_mut(&lane.destination) {
-            if gate.probe.is_some() || gate.until > now {
-                return None;
-            }
+    /// Starts the first lane's that may go. One that may not keeps its turn.
+    fn take(&mut self, level: usize, now: BootInstant, large_fits: bool) -> Option<Ulid> {
+        let mut lanes = self.levels[level].turns.iter();
+        let (number, id) = lanes.find_map(|lane| Some((*lane, self.head(*lane, level, now, large_fits)?)))?;
+        self.had_its_turn(level, number);
+        self.leave_ready(id);
+        let place = self.places.get_mut(&id)?;
+        place.turn = Turn::Running;
+        self.running += 1;
+        self.running_large += usize::from(!place.class.is_small);
+        let lane = &mut self.lanes[number as usize];
+        lane.hold = None;
+        lane.tried = None;
+        if let Some(gate) = self.gates.get_mut(&lane.key.destination) {
             gate.probe = Some(id);
         }
-        lane.ready[priority].remove(&id);
-        self.running += 1;
-        if let Some(place) = self.places.get_mut(&id) {
-            place.turn = Turn::Running;
-        }
         Some(id)
+    }
+
+    /// What the lane would start now, if its user and its destination let it.
+    fn head(&self, lane: u32, level: usize, now: BootInstant, large_fits: bool) -> Option<Ulid> {
+        let lane = &self.lanes[lane as usize];
+        let held = lane.hold.is_some_and(|hold| hold.until.is_none_or(|until| until > now));
+        let gate = self.gates.get(&lane.key.destination);
+        if held || gate.is_some_and(|gate| gate.probe.is_some() || gate.until > now) {
+            return None;
+        }
+        lane.ready[level].head(large_fits, lane.tried)
+    }
+
+    /// All lanes of the session go to the end, this one last; and whoever was passed over remembers it.
+    fn had_its_turn(&mut self, level: usize, lane: u32) {
+        let (lanes, key) = (&self.lanes, &self.lanes[lane as usize].key);
+        let rank = |other: &u32| match *other {
+            other if other == lane => 2,
+            other => u8::from(lanes[other as usize].key.is_of_session_of(key)),
+        };
+        // Stable: everybody else keeps the order.
+        self.levels[level].turns.make_contiguous().sort_by_key(rank);
+        for (number, other) in self.levels.iter_mut().enumerate() {
+            let waits = number != level && !other.turns.is_empty();
+            other.passed_over = if waits { other.passed_over.saturating_add(1) } else { 0 };
+        }
     }
 
     fn release_due(&mut self, now: BootInstant) {
@@ -164,40 +259,76 @@ impl Queue {
             && at <= now
         {
             self.delayed.pop_first();
-            self.make_ready(id);
+            self.end_delay(id);
         }
+    }
+
+    fn end_delay(&mut self, id: Ulid) {
+        let age = self.take_age();
+        if let Some(place) = self.places.get_mut(&id).filter(|place| place.failures > FAILURES_WITH_AGE) {
+            place.age = age;
+        }
+        self.make_ready(id);
     }
 
     fn make_ready(&mut self, id: Ulid) {
-        if let Some(place) = self.places.get_mut(&id) {
-            place.turn = Turn::Ready;
-            self.lanes[place.lane as usize].ready[usize::from(place.priority)].insert(id);
+        let Some(place) = self.places.get_mut(&id) else { return };
+        place.turn = Turn::Ready;
+        let level = usize::from(place.class.priority);
+        let ready = &mut self.lanes[place.lane as usize].ready[level];
+        if ready.is_empty() {
+            self.levels[level].turns.push_back(place.lane);
+        }
+        ready.line(place.class.is_small).insert(place.age, id);
+    }
+
+    fn leave_ready(&mut self, id: Ulid) {
+        let Some(place) = self.places.get(&id) else { return };
+        let level = usize::from(place.class.priority);
+        let ready = &mut self.lanes[place.lane as usize].ready[level];
+        ready.line(place.class.is_small).remove(&place.age);
+        if ready.is_empty() {
+            self.levels[level].turns.retain(|lane| *lane != place.lane);
         }
     }
 
-    fn stop_running(&mut self, id: Ulid) -> Option<&mut Place> {
-        let place = self.places.get_mut(&id).filter(|place| place.turn == Turn::Running)?;
+    /// Whatever came of it: where it was to find out for others, the next one does.
+    fn stop_running(&mut self, id: Ulid) -> Option<Place> {
+        let place = *self.places.get(&id).filter(|place| place.turn == Turn::Running)?;
         self.running -= 1;
+        self.running_large -= usize::from(!place.class.is_small);
+        let lane = &mut self.lanes[place.lane as usize];
+        if let Some(gate) = self.gates.get_mut(&lane.key.destination).filter(|gate| gate.probe == Some(id)) {
+            gate.probe = None;
+            lane.tried = Some(place.age);
+        }
         Some(place)
     }
 
     /// The upload has ended, or is not to be sent any more.
     pub fn remove(&mut self, id: Ulid) {
-        self.reached(id);
+        match self.places.get(&id).map(|place| place.turn) {
+            Some(Turn::Ready) => self.leave_ready(id),
+            Some(Turn::Delayed(_, until)) => drop(self.delayed.remove(&(until, id))),
+            Some(Turn::Running) => drop(self.stop_running(id)),
+            None => return,
+        }
         let Some(place) = self.places.remove(&id) else { return };
-        match place.turn {
-            Turn::Ready => drop(self.lanes[place.lane as usize].ready[usize::from(place.priority)].remove(&id)),
-            Turn::Delayed(_, until) => drop(self.delayed.remove(&(until, id))),
-            Turn::Running => self.running -= 1,
+        let lane = &mut self.lanes[place.lane as usize];
+        lane.uploads -= 1;
+        if lane.uploads == 0 {
+            lane.hold = None;
+            self.lane_of.remove(&lane.key);
+            self.unused.push(place.lane);
         }
     }
 
-    /// Its destination answered: whoever waited for that may go.
-    pub fn reached(&mut self, id: Ulid) {
-        let Some(place) = self.places.get(&id).filter(|place| place.turn == Turn::Running) else { return };
+    /// The destination answered a running upload: whoever waited for that may go. True where somebody did.
+    pub fn reached(&mut self, id: Ulid) -> bool {
+        let Some(place) = self.places.get(&id).filter(|place| place.turn == Turn::Running) else { return false };
         let lane = &mut self.lanes[place.lane as usize];
         lane.failures = 0;
-        self.gates.remove(&lane.destination);
+        self.gates.remove(&lane.key.destination).is_some()
     }
 
     /// How many times in a row this upload was put aside.
@@ -207,47 +338,49 @@ impl Queue {
 
     /// A running upload did not get through; it is ready again at `until`.
     pub fn delay(&mut self, id: Ulid, reason: WaitReason, until: BootInstant) {
-        self.reached(id);
-        let Some(place) = self.stop_running(id) else { return };
-        place.failures = place.failures.saturating_add(1);
-        place.turn = Turn::Delayed(reason, until);
-        self.delayed.insert((until, id));
+        if self.stop_running(id).is_none() {
+            return;
+        }
+        if let Some(place) = self.places.get_mut(&id) {
+            place.failures = place.failures.saturating_add(1);
+            place.turn = Turn::Delayed(reason, until);
+            self.delayed.insert((until, id));
+        }
     }
 
     /// A running upload found that its whole lane must wait: until it is woken, or until `until(failures)`.
     pub fn hold(&mut self, id: Ulid, reason: WaitReason, until: impl FnOnce(u32) -> Option<BootInstant>) {
-        if self.gates.values().any(|gate| gate.probe == Some(id)) {
-            self.reached(id);
-        }
         let Some(place) = self.stop_running(id) else { return };
-        let number = place.lane as usize;
         self.make_ready(id);
-        let lane = &mut self.lanes[number];
+        let lane = &mut self.lanes[place.lane as usize];
         let until = until(lane.failures);
         lane.failures = lane.failures.saturating_add(1);
         lane.hold = Some(Hold { reason, until });
+        lane.tried = Some(place.age);
     }
 
     /// A running upload found its destination unreachable: all wait until `until(failures)`.
     pub fn gate(&mut self, id: Ulid, reason: WaitReason, until: impl FnOnce(u32) -> BootInstant) {
-        let Some(number) = self.stop_running(id).map(|place| place.lane as usize) else { return };
-        let destination = self.lanes[number].destination.clone();
-        self.make_ready(id);
-        let failures = self.gates.get(&destination).map_or(0, |gate| gate.failures);
+        let Some(place) = self.places.get(&id).filter(|place| place.turn == Turn::Running) else { return };
+        let destination = self.lanes[place.lane as usize].key.destination.clone();
+        let before = self.gates.get(&destination);
+        let failures = before.map_or(0, |gate| gate.failures);
         // Uploads that were under way when the link went find out one after the other; that is one failure, not four.
-        let first = self.gates.get(&destination).is_none_or(|gate| gate.probe == Some(id));
+        let first = before.is_none_or(|gate| gate.probe == Some(id));
+        if let Some(place) = self.stop_running(id) {
+            self.lanes[place.lane as usize].tried = Some(place.age);
+            self.make_ready(id);
+        }
         if first {
             let gate = Gate { reason, until: until(failures), failures: failures.saturating_add(1), probe: None };
             self.gates.insert(destination, gate);
         }
     }
 
-    /// A running upload was interrupted and is ready again.
+    /// A running upload was interrupted and is ready again; another one of its lane goes next.
     pub fn put_back(&mut self, id: Ulid) {
-        if let Some(gate) = self.gates.values_mut().find(|gate| gate.probe == Some(id)) {
-            gate.probe = None;
-        }
-        if self.stop_running(id).is_some() {
+        if let Some(place) = self.stop_running(id) {
+            self.lanes[place.lane as usize].tried = Some(place.age);
             self.make_ready(id);
         }
     }
@@ -278,7 +411,7 @@ impl Queue {
             .collect();
         for entry in woken {
             self.delayed.remove(&entry);
-            self.make_ready(entry.1);
+            self.end_delay(entry.1);
         }
     }
 
@@ -310,7 +443,7 @@ impl Queue {
         }
         let lane = &self.lanes[place.lane as usize];
         let held = lane.hold.filter(|hold| hold.until.is_none_or(|until| until > now));
-        let reason = match (self.paused, held, self.gates.get(&lane.destination), place.turn) {
+        let reason = match (self.paused, held, self.gates.get(&lane.key.destination), place.turn) {
             (true, ..) => WaitReason::Paused,
             (_, Some(hold), ..) => hold.reason,
             (_, _, Some(gate), _) => gate.reason,
@@ -324,7 +457,7 @@ impl Queue {
     /// RECEIVING.
     pub fn count(&self, uid: Option<u32>, now: BootInstant, counts: impl Fn(UploadState) -> bool) -> u64 {
         let own =
-            |place: &Place| !place.early && uid.is_none_or(|uid| self.lanes[place.lane as usize].owner_uid == uid);
+            |place: &Place| !place.early && uid.is_none_or(|uid| self.lanes[place.lane as usize].key.owner_uid == uid);
         let counted = self.places.iter().filter(|(id, place)| own(place) && self.state(**id, now).is_some_and(&counts));
         counted.count() as u64
     }

@@ -1,5 +1,5 @@
-//! The places on the wire, first come, first served: as many as [`Pace`] says. Promises that a place comes back however
-//! its transfer ends.
+//! The places on the wire, first come, first served: as many as [`Pace`] says, and one kept for small objects, which must
+//! not wait until parts of large ones are through. Promises that a place comes back however its transfer ends.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +13,8 @@ use crate::clock::Clock;
 pub(super) struct Wire {
     clock: Clock,
     places: Semaphore,
+    /// For small objects, where all others are taken.
+    kept: Semaphore,
     state: Mutex<State>,
 }
 
@@ -30,16 +32,24 @@ struct State {
 pub(super) struct Place<'a> {
     wire: &'a Wire,
     permit: Option<SemaphorePermit<'a>>,
+    is_kept: bool,
 }
 
 impl Wire {
+    /// `most` places, the kept one among them; where there is only one, none is kept.
     pub(super) fn new(clock: Clock, most: usize) -> Self {
-        let pace = Pace::new(most);
+        let kept = usize::from(most > 1);
+        let pace = Pace::new(most - kept);
         let there = pace.limit();
-        Self { clock, places: Semaphore::new(there), state: Mutex::new(State { pace, there, owed: 0 }) }
+        Self {
+            clock,
+            places: Semaphore::new(there),
+            kept: Semaphore::new(kept),
+            state: Mutex::new(State { pace, there, owed: 0 }),
+        }
     }
 
-    /// How many there are now.
+    /// How many there are now for everybody.
     pub(super) fn limit(&self) -> usize {
         self.state().pace.limit()
     }
@@ -50,17 +60,20 @@ impl Wire {
     }
 
     /// Waits for a place. Dropping the future gives its turn up.
-    pub(super) async fn take(&self) -> Place<'_> {
-        let permit = match self.places.try_acquire() {
-            Ok(permit) => Some(permit),
+    pub(super) async fn take(&self, is_small: bool) -> Place<'_> {
+        let (permit, is_kept) = match self.places.try_acquire() {
+            Ok(permit) => (Some(permit), false),
             Err(_) => {
                 self.state().pace.wanted();
-                // The semaphore is never closed.
-                self.places.acquire().await.ok()
+                // The semaphores are never closed.
+                tokio::select! {
+                    permit = self.places.acquire() => (permit.ok(), false),
+                    permit = self.kept.acquire(), if is_small => (permit.ok(), true),
+                }
             }
         };
         self.state().pace.begin(self.clock.boot());
-        Place { wire: self, permit }
+        Place { wire: self, permit, is_kept }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,7 +117,8 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut state = self.wire.state();
         state.pace.end(self.wire.clock.boot());
-        if state.owed > 0
+        if !self.is_kept
+            && state.owed > 0
             && let Some(permit) = self.permit.take()
         {
             state.owed -= 1;
@@ -121,14 +135,14 @@ mod tests {
 
     #[tokio::test]
     async fn places_follow_the_pace_down_and_none_is_lost() {
-        let wire = Arc::new(Wire::new(Clock::manual(std::time::UNIX_EPOCH), 4));
-        let (first, second, third) = (wire.take().await, wire.take().await, wire.take().await);
-        let _fourth = wire.take().await;
+        let wire = Arc::new(Wire::new(Clock::manual(std::time::UNIX_EPOCH), 5));
+        let (first, second, third) = (wire.take(false).await, wire.take(false).await, wire.take(false).await);
+        let _fourth = wire.take(false).await;
         first.too_much();
         assert_eq!((wire.limit(), wire.places.available_permits()), (2, 0));
         let waiting = tokio::spawn({
             let wire = Arc::clone(&wire);
-            async move { drop(wire.take().await) }
+            async move { drop(wire.take(false).await) }
         });
         drop((first, second));
         tokio::task::yield_now().await;
@@ -136,5 +150,21 @@ mod tests {
         drop(third);
         waiting.await.expect("has its turn");
         assert_eq!(wire.places.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_small_object_does_not_wait_for_parts() {
+        let wire = Wire::new(Clock::manual(std::time::UNIX_EPOCH), 3);
+        let _parts = (wire.take(false).await, wire.take(false).await);
+        let small = wire.take(true).await;
+        assert!(small.is_kept, "the parts have the others");
+        let mut next = std::pin::pin!(wire.take(true));
+        tokio::select! {
+            biased;
+            _ = &mut next => panic!("one place is kept, not two"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(small);
+        assert!(next.await.is_kept);
     }
 }

@@ -26,6 +26,9 @@ pub struct Page {
     pub next: Option<Ulid>,
 }
 
+/// An upload that is to be sent: its priority (0 is first), and all its bytes, once known.
+pub type Pending = (Ulid, u8, Option<u64>);
+
 /// Bytes in the spool, by owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -78,26 +81,28 @@ impl Journal {
         .await
     }
 
-    /// Everything that is to be sent, oldest first, with its priority, by the lane that it is sent in.
+    /// Everything that is to be sent, oldest first, by the lane that it is sent in.
     ///
     /// # Errors
     /// Where the journal cannot be read.
-    pub async fn pending(&self) -> Result<HashMap<LaneKey, Vec<(Ulid, u8)>>, JournalError> {
+    pub async fn pending(&self) -> Result<HashMap<LaneKey, Vec<Pending>>, JournalError> {
         self.read(|connection| {
             let mut query = connection.prepare(
-                "SELECT id, owner_uid, identity_id, destination, json_extract(spec, '$.priority') AS priority
+                "SELECT id, owner_uid, identity_id, destination, json_extract(spec, '$.priority') AS priority, total_bytes
                  FROM uploads WHERE phase = 1 ORDER BY id",
             )?;
             let mut found = query.query([])?;
             // There may be a hundred thousand of them, in a handful of lanes.
-            let mut lanes: HashMap<LaneKey, Vec<(Ulid, u8)>> = HashMap::new();
+            let mut lanes: HashMap<LaneKey, Vec<Pending>> = HashMap::new();
             while let Some(row) = found.next()? {
                 let lane = LaneKey {
                     owner_uid: row.get("owner_uid")?,
                     identity_id: row.get("identity_id")?,
                     destination: row.get("destination")?,
                 };
-                lanes.entry(lane).or_default().push((Ulid::from_bytes(row.get("id")?), row.get("priority")?));
+                let total_bytes = row.get::<_, Option<i64>>("total_bytes")?.map(i64::cast_unsigned);
+                let id = Ulid::from_bytes(row.get("id")?);
+                lanes.entry(lane).or_default().push((id, row.get("priority")?, total_bytes));
             }
             Ok(lanes)
         })

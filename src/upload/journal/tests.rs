@@ -80,7 +80,7 @@ async fn what_was_written_is_there_after_reopening() {
     assert_eq!(journal.find(id(1)).await.unwrap(), Some(finished));
     assert_eq!(journal.parts(id(1)).await.unwrap(), [part]);
     let pending: Vec<_> = journal.pending().await.unwrap().into_values().flatten().collect();
-    assert_eq!(pending, [(id(1), 1)]);
+    assert_eq!(pending, [(id(1), 1, Some(9))]);
 }
 
 /// The lock goes when the writing thread has ended, which happens by itself after the last clone.

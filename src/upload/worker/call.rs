@@ -170,7 +170,7 @@ impl Transfer {
         let cancelled = self.running.cancel.cancelled();
         let place = match request.body() {
             Some(_) => Some(tokio::select! {
-                place = self.core.wire.take() => place,
+                place = self.core.wire.take(matches!(request, Request::Put(_))) => place,
                 () = self.running.cancel.cancelled() => return Err(Stop::Ended(Ended::Stopped)),
             }),
             None => None,
@@ -196,6 +196,9 @@ impl Transfer {
                 Err(StoreError::unknown(request.name(), Kind::Interrupted, why))
             }
         };
+        if result.as_ref().map_or_else(answers, |_| true) {
+            self.core.reached(self.row.id);
+        }
         if let Some(place) = place {
             metrics().part_attempt(label(&result), begun.elapsed());
             match &result {
@@ -368,6 +371,11 @@ fn no_credentials(error: &SessionError) -> Ended {
         }
     };
     Ended::Wait(Wait { reason, scope, failure, counts: false })
+}
+
+/// The failure is an answer of the store.
+fn answers(error: &StoreError) -> bool {
+    !matches!(error.kind, Kind::Offline | Kind::Clock | Kind::Interrupted | Kind::Source)
 }
 
 fn label(result: &Result<Reply, StoreError>) -> Label {
