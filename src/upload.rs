@@ -14,6 +14,7 @@ mod housekeeping;
 mod ingest;
 mod journal;
 pub mod key;
+mod lifetime;
 mod manager;
 mod pace;
 pub mod plan;
@@ -100,7 +101,7 @@ pub enum Priority {
     /// The default.
     #[default]
     Normal,
-    /// When nothing else waits.
+    /// When nothing else waits, and now and then in any case.
     Background,
 }
 

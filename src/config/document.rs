@@ -214,6 +214,7 @@ fn read_upload(mut table: Section<'_>) -> upload::Config {
     set(&mut config.backoff_max_ms, table.integer("backoff_max_ms", 10..=86_400_000));
     set(&mut config.stall_timeout_ms, table.integer("stall_timeout_ms", 100..=600_000));
     set(&mut config.complete_timeout_ms, table.integer("complete_timeout_ms", 1_000..=3_600_000));
+    set(&mut config.max_failing_s, table.integer("max_failing_s", 60..=316_224_000));
     set(&mut config.receiving_idle_max_s, table.integer("receiving_idle_max_s", 10..=31_622_400));
     set(&mut config.receipt_retention_s, table.integer("receipt_retention_s", 60..=316_224_000));
     set(&mut config.spool_max_bytes, table.integer("spool_max_bytes", MIB..=1 << 50));

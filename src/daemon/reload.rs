@@ -16,7 +16,7 @@ use crate::telemetry::{FilterHandle, metrics};
 use crate::upload::Uploads;
 
 /// Keys that a reload puts in force at once; all others need a restart.
-const LIVE_KEYS: [&str; 15] = [
+const LIVE_KEYS: [&str; 16] = [
     "telemetry.log_filter",
     "upload.file_roots",
     "upload.single_put_max_bytes",
@@ -27,6 +27,7 @@ const LIVE_KEYS: [&str; 15] = [
     "upload.backoff_",
     "upload.stall_timeout_ms",
     "upload.complete_timeout_ms",
+    "upload.max_failing_s",
     "upload.receiving_idle_max_s",
     "upload.receipt_retention_s",
     "upload.spool_sync_interval_bytes",

@@ -75,6 +75,7 @@ pub(super) async fn admit(
         multipart_ms: None,
         in_doubt: false,
         attempts: 0,
+        failing_s: 0,
         failure: None,
         etag: None,
         version_id: None,

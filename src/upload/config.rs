@@ -36,6 +36,9 @@ pub struct Config {
     pub stall_timeout_ms: u64,
     /// How long CompleteMultipartUpload may take.
     pub complete_timeout_ms: u64,
+    /// An upload that fails by itself for this long, all in all, is set aside as FAILED; its bytes are kept. Only time in
+    /// which it is tried counts.
+    pub max_failing_s: u64,
     /// A stream that stays without a byte for this long is dropped, with its upload.
     pub receiving_idle_max_s: u64,
     /// Receipts of ended uploads are kept this long.
@@ -66,6 +69,7 @@ impl Default for Config {
             backoff_max_ms: 300_000,
             stall_timeout_ms: 20_000,
             complete_timeout_ms: 600_000,
+            max_failing_s: 2_678_400,
             receiving_idle_max_s: 86_400,
             receipt_retention_s: 604_800,
             spool_max_bytes: 10 << 30,

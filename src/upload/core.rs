@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 use ulid::Ulid;
 
 use super::journal::{Journal, Pending, Row, Source};
+use super::lifetime::Failing;
 use super::pace;
 use super::plan::PartSizes;
 use super::scheduler::{Class, LaneKey, Queue};
@@ -67,6 +68,8 @@ pub(super) struct Note {
     pub(super) failure: Option<UploadFailure>,
     /// How many times sending was begun again, since it was accepted.
     pub(super) attempts: u32,
+    /// For how long it has failed by itself.
+    pub(super) failing: Option<Failing>,
     /// How many transfers in a row stalled: each is given twice the time of the one before.
     pub(super) stalls: u32,
     /// The last attempt left no part of which nobody knows whether the store has it.
@@ -207,6 +210,18 @@ impl Core {
 
     pub(super) fn amend(&self, id: Ulid, change: impl FnOnce(&mut Note)) {
         change(lock(&self.notes).entry(id).or_default());
+    }
+
+    /// It got on: it does not keep failing. True where the journal says that it does.
+    pub(super) fn got_on(&self, id: Ulid) -> bool {
+        lock(&self.notes).get_mut(&id).and_then(|note| note.failing.take()).is_some_and(|failing| failing.is_saved())
+    }
+
+    /// Times of failing that are not written down yet.
+    pub(super) fn unsaved_failing(&self) -> Vec<(Ulid, u64)> {
+        let mut notes = lock(&self.notes);
+        let unsaved = |(id, note): (&Ulid, &mut Note)| Some((*id, note.failing.as_mut()?.save()?));
+        notes.iter_mut().filter_map(unsaved).collect()
     }
 
     pub(super) fn forget(&self, id: Ulid) {

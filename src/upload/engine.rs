@@ -11,6 +11,7 @@ use ulid::Ulid;
 
 use super::core::{Core, Running, count_phase, lane_of};
 use super::journal::{JournalError, Source};
+use super::lifetime::Failing;
 use super::scheduler::LaneKey;
 use super::state::{Event, Phase};
 use super::worker::{Ended, Scope, Wait, send, send_early};
@@ -36,6 +37,7 @@ pub(super) async fn run(core: Arc<Core>) {
                 under_way.spawn(task.instrument(tracing::info_span!("upload", upload = %id)));
             }
         } else if under_way.is_empty() {
+            save_failing(&core, core.unsaved_failing()).await;
             return;
         }
         report(&core);
@@ -70,6 +72,14 @@ async fn release(core: Arc<Core>) {
     }
 }
 
+async fn save_failing(core: &Core, seconds: Vec<(Ulid, u64)>) {
+    if !seconds.is_empty()
+        && let Err(why) = core.journal.failing(seconds).await
+    {
+        tracing::warn!(%why, "for how long uploads have been failing cannot be written down: a restart counts less");
+    }
+}
+
 fn report(core: &Core) {
     let (all, running) = {
         let queue = core.queue();
@@ -96,6 +106,7 @@ impl Drop for Attempt<'_> {
 async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
     let attempt = Attempt { core: &core, id, running: running.clone() };
     let row = core.journal.find(id).await;
+    let failing_s = row.as_ref().ok().and_then(Option::as_ref).map_or(0, |row| row.failing_s);
     let early = match &row {
         Ok(Some(row)) if row.phase == Phase::Receiving => Some((lane_of(row), row.spec.priority)),
         _ => None,
@@ -129,6 +140,7 @@ async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
         }
         Some(Ended::Failed(why)) if early.is_some() => stop_early(&core, id, &why).await,
         Some(Ended::Failed(why)) => fail(&core, id, why).await,
+        Some(Ended::Wait(wait)) if wait.counts && early.is_none() => failed_again(&core, id, failing_s, &wait).await,
         Some(Ended::Wait(wait)) => put_aside(&core, id, &wait),
         Some(Ended::Stopped) => core.queue().put_back(id),
         Some(Ended::Drained) => core.queue().remove(id),
@@ -215,7 +227,10 @@ async fn tell_session(core: &Core, row: &super::journal::Row) {
 async fn fail(core: &Core, id: Ulid, why: UploadFailure) {
     tracing::warn!(reason = why.reason, "failed");
     let note = core.note(id);
-    let kept = matches!(why.reason, failure::ACCESS_DENIED | failure::OUTCOME_UNKNOWN | failure::STORE_REFUSED);
+    let kept = matches!(
+        why.reason,
+        failure::ACCESS_DENIED | failure::OUTCOME_UNKNOWN | failure::STORE_REFUSED | failure::LIFETIME_EXCEEDED
+    );
     let failed = core.journal.advance(id, Event::Fail, core.now_ms(), move |row| {
         row.failure = Some(why);
         row.attempts = row.attempts.max(note.attempts);
@@ -231,6 +246,30 @@ async fn fail(core: &Core, id: Ulid, why: UploadFailure) {
         Ok(_) => core.queue().remove(id),
         Err(why) => put_aside(core, id, &waiting(why.to_string())),
     }
+}
+
+/// An upload failed by itself. One that has done so for its whole lifetime is set aside: it must not take turns from others
+/// for ever.
+async fn failed_again(core: &Core, id: Ulid, saved_s: u64, wait: &Wait) {
+    let now = core.clock.boot();
+    let (mut failing_s, mut unsaved) = (0, None);
+    core.amend(id, |note| {
+        let failing = note.failing.get_or_insert_with(|| Failing::saved(saved_s));
+        failing.failed(now);
+        failing_s = failing.seconds();
+        unsaved = if failing.is_due() { failing.save() } else { None };
+    });
+    if failing_s >= core.config().max_failing_s {
+        let UploadFailure { reason, message } = &wait.failure;
+        let why = format!(
+            "it has failed for {}, so it is not tried any more; its bytes are kept: see to the cause, then retry it; it \
+             failed last with {reason}: {message}",
+            humantime::format_duration(Duration::from_secs(failing_s)),
+        );
+        return fail(core, id, failure::failure(failure::LIFETIME_EXCEEDED, why)).await;
+    }
+    save_failing(core, unsaved.map(|seconds| (id, seconds)).into_iter().collect()).await;
+    put_aside(core, id, wait);
 }
 
 fn put_aside(core: &Core, id: Ulid, wait: &Wait) {

@@ -36,10 +36,12 @@ pub const CREDENTIALS_UNAVAILABLE: &str = "CREDENTIALS_UNAVAILABLE";
 pub const SIGN_IN_NEEDED: &str = "SIGN_IN_NEEDED";
 /// The guest whose upload this is has gone, and nobody else may sign it.
 pub const GUEST_GONE: &str = "GUEST_GONE";
+/// It has failed for too long; it is not tried any more.
+pub const LIFETIME_EXCEEDED: &str = "LIFETIME_EXCEEDED";
 /// This device failed to read or to keep records.
 pub const DEVICE_FAILED: &str = "DEVICE_FAILED";
 
-const ALL: [&str; 18] = [
+const ALL: [&str; 19] = [
     ACCESS_DENIED,
     OBJECT_EXISTS,
     OUTCOME_UNKNOWN,
@@ -57,6 +59,7 @@ const ALL: [&str; 18] = [
     CREDENTIALS_UNAVAILABLE,
     SIGN_IN_NEEDED,
     GUEST_GONE,
+    LIFETIME_EXCEEDED,
     DEVICE_FAILED,
 ];
 

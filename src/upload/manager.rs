@@ -328,6 +328,7 @@ impl Uploads {
         let retried = whole(&self.0, async move {
             let retried = core.journal.advance(id, Event::Retry, core.now_ms(), |row| {
                 row.attempts = row.attempts.saturating_add(1);
+                row.failing_s = 0;
             });
             let retried = retried.await?;
             if let Some(Ok(row)) = &retried {

@@ -5,6 +5,7 @@
 mod accepting;
 mod early;
 mod fixture;
+mod lifetimes;
 mod multiparts;
 mod owners;
 mod recovering;

@@ -62,6 +62,8 @@ pub struct Row {
     pub in_doubt: bool,
     /// How many times sending was begun again.
     pub attempts: u32,
+    /// For how long it has been failing, as far as that was written down.
+    pub failing_s: u64,
     /// What went wrong last.
     pub failure: Option<UploadFailure>,
     /// The ETag, once stored.
@@ -158,7 +160,7 @@ fn to_phase(code: u8) -> rusqlite::Result<Phase> {
 /// What [`read_row`] reads, in its order.
 pub(super) const COLUMNS: &str = "id, owner_uid, session, identity, identity_id, destination, bucket, object_key, spec,
     spec_hash, source, phase, received_bytes, received_crc, total_bytes, crc64nvme, sha256, part_bytes, multipart_id,
-    multipart_ms, in_doubt, attempts, failure, failure_text, etag, version_id, create_ms, update_ms";
+    multipart_ms, in_doubt, attempts, failing_s, failure, failure_text, etag, version_id, create_ms, update_ms";
 
 /// The values of a row, one after the other. Asking for each by its name costs several times what reading it does, and a
 /// page has a thousand rows.
@@ -223,6 +225,7 @@ pub(super) fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         multipart_ms: values.value()?,
         in_doubt: values.value()?,
         attempts: values.value()?,
+        failing_s: values.unsigned()?,
         failure: values.failure()?,
         etag: values.value()?,
         version_id: values.value()?,
@@ -241,8 +244,9 @@ pub(super) fn store(connection: &Connection, row: &Row) -> rusqlite::Result<()> 
     let mut update = connection.prepare_cached(
         "UPDATE uploads SET received_bytes = :received, received_crc = :received_crc,
             total_bytes = :total, crc64nvme = :crc, sha256 = :sha256, part_bytes = :part_bytes,
-            multipart_id = :multipart_id, multipart_ms = :multipart_ms, in_doubt = :in_doubt, attempts = :attempts, failure = :failure,
-            failure_text = :failure_text, etag = :etag, version_id = :version_id, update_ms = :update_ms
+            multipart_id = :multipart_id, multipart_ms = :multipart_ms, in_doubt = :in_doubt, attempts = :attempts,
+            failing_s = :failing_s, failure = :failure, failure_text = :failure_text, etag = :etag,
+            version_id = :version_id, update_ms = :update_ms
          WHERE id = :id",
     )?;
     update.execute(named_params! {
@@ -257,6 +261,7 @@ pub(super) fn store(connection: &Connection, row: &Row) -> rusqlite::Result<()> 
         ":multipart_ms": row.multipart_ms,
         ":in_doubt": row.in_doubt,
         ":attempts": row.attempts,
+        ":failing_s": size(row.failing_s),
         ":failure": row.failure.as_ref().map(|failure| failure.reason),
         ":failure_text": row.failure.as_ref().map(|failure| &failure.message),
         ":etag": row.etag,
@@ -389,6 +394,21 @@ impl Journal {
         change: impl FnOnce(&mut Row) + Send + 'static,
     ) -> Result<Option<Result<Row, Row>>, JournalError> {
         self.write(move |connection| advance(connection, id, event, now_ms, change)).await
+    }
+
+    /// Notes for how long uploads have been failing.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub async fn failing(&self, seconds: Vec<(Ulid, u64)>) -> Result<(), JournalError> {
+        self.write(move |connection| {
+            let mut update = connection.prepare_cached("UPDATE uploads SET failing_s = ? WHERE id = ?")?;
+            for (id, seconds) in seconds {
+                update.execute(params![size(seconds), blob(id)])?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The upload is in the store.

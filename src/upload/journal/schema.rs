@@ -10,7 +10,7 @@ use crate::failpoint::{Step, around};
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// One step per version; the file's `user_version` says how many it has taken. Steps are never changed, only added.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     r"
 CREATE TABLE uploads (
     id             BLOB PRIMARY KEY,  -- the ULID's 16 bytes: sorts by time
@@ -102,6 +102,8 @@ CREATE TABLE folder_files (
 CREATE INDEX folder_files_by_state ON folder_files (folder, state, path) WHERE state <> 1;
 CREATE INDEX folder_files_by_upload ON folder_files (upload);
 ",
+    // For how long an upload has been failing, in seconds; written seldom.
+    "ALTER TABLE uploads ADD COLUMN failing_s INTEGER NOT NULL DEFAULT 0;",
 ];
 
 /// Brings the file up to this version.

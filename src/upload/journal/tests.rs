@@ -38,6 +38,7 @@ fn row(id: Ulid) -> Row {
         multipart_ms: None,
         in_doubt: false,
         attempts: 0,
+        failing_s: 0,
         failure: None,
         etag: None,
         version_id: None,

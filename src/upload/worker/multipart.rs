@@ -301,6 +301,10 @@ impl Transfer {
                     return Err(Stop::Ended(Ended::Stopped));
                 }
                 self.running.stored_bytes.fetch_add(receipt.size_bytes, Ordering::Relaxed);
+                if self.core.got_on(self.row.id) {
+                    let forgotten = self.core.journal.failing(vec![(self.row.id, 0)]).await;
+                    forgotten.map_err(|why| Stop::Ended(journal_failed(&why)))?;
+                }
                 self.core.refresh(self.row.id);
                 Ok(receipt)
             }

@@ -1,0 +1,91 @@
+use std::time::{Duration, SystemTime};
+
+use super::fixture::{ALICE, Device, photo, session_of, spec};
+use crate::clock::Clock;
+use crate::session::SignOutUploads;
+use crate::store::StoreErrorKind;
+use crate::store::faulty::{Fault, Operation};
+use crate::upload::{Ulid, UploadState, WaitReason, failure};
+
+const HALF_AN_HOUR: Duration = Duration::from_secs(1_800);
+
+fn device() -> Device {
+    let mut device = Device::new();
+    device.clock = Clock::manual(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    device.config.max_failing_s = 4 * 3_600;
+    device.config.part_attempts = 1;
+    // By a clock that stands still.
+    device.config.backoff_initial_ms = 60_000;
+    device.config.backoff_max_ms = 60_000;
+    device
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_keeps_failing_is_set_aside_after_its_lifetime_with_its_bytes_kept() {
+    let device = device();
+    device.store.always(Operation::Put, Some(Fault::Before(StoreErrorKind::Server)));
+    let mut daemon = device.start().await;
+    let id = Ulid::generate();
+    daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+    let (mut failures, mut restarted) = (0, false);
+    let failed = loop {
+        let seen = failures;
+        let ended = |state| state == UploadState::Failed;
+        let view = daemon.until(id, |view| ended(view.state) || view.attempt_count > seen).await;
+        if ended(view.state) {
+            break view;
+        }
+        failures = view.attempt_count;
+        device.clock.advance(HALF_AN_HOUR);
+        if failures >= 5 && !restarted {
+            // Two hours and more are behind it, and are not forgotten, whatever the clock on the wall says afterwards.
+            daemon.stop().await;
+            device.clock.step_wall(-400 * 86_400_000);
+            daemon = device.start().await;
+            (failures, restarted) = (0, true);
+        }
+        daemon.link_returned();
+        assert!(failures < 50, "still tried");
+    };
+    let why = failed.failure.unwrap();
+    assert_eq!(why.reason, failure::LIFETIME_EXCEEDED);
+    assert!(
+        why.message.contains("failed for 4h") && why.message.contains(failure::STORE_UNAVAILABLE),
+        "{}",
+        why.message
+    );
+    assert_eq!(device.spool_files(), 1);
+    device.store.clear();
+    daemon.retry(&ALICE, id).await.unwrap();
+    assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_offline_parked_and_paused_is_no_failing() {
+    let device = device();
+    let daemon = device.start().await;
+    let (id, long) = (Ulid::generate(), Duration::from_secs(90 * 86_400));
+    device.store.next(Operation::Put, Fault::Before(StoreErrorKind::Server));
+    device.store.always(Operation::Put, Some(Fault::Before(StoreErrorKind::Offline)));
+    daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+    daemon.state(id, UploadState::Waiting(WaitReason::Retry)).await;
+    device.clock.advance(long);
+    daemon.link_returned();
+    daemon.state(id, UploadState::Waiting(WaitReason::Offline)).await;
+    device.clock.advance(long);
+    device.people.sign_out(ALICE.uid);
+    daemon.session_ended(&session_of(ALICE.uid), SignOutUploads::Park).await.unwrap();
+    daemon.link_returned();
+    daemon.state(id, UploadState::Waiting(WaitReason::SignIn)).await;
+    device.clock.advance(long);
+    daemon.set_paused(true);
+    device.people.sign_in(ALICE.uid);
+    device.clock.advance(long);
+    device.store.clear();
+    device.store.next(Operation::Put, Fault::Before(StoreErrorKind::Server));
+    daemon.set_paused(false);
+    daemon.state(id, UploadState::Waiting(WaitReason::Retry)).await;
+    device.clock.advance(long);
+    daemon.link_returned();
+    assert_eq!(daemon.end(id).await.state, UploadState::Succeeded, "the second failure of its own in a year");
+}
