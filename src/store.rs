@@ -3,6 +3,7 @@
 //! handle: a multipart upload is addressed by ids, so that any later process can go on with it.
 
 pub mod directory;
+mod progress;
 pub mod s3;
 
 #[doc(hidden)]
@@ -12,11 +13,10 @@ pub mod faulty;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use secrecy::SecretString;
-use tokio::sync::watch;
+
+pub use self::progress::{Progress, RateLimit};
 
 /// Takes objects. Clones of the `Arc` share connections.
 #[async_trait::async_trait]
@@ -161,48 +161,8 @@ pub struct PartBody {
     pub len: u64,
     /// CRC64NVME of the range.
     pub crc64nvme: u64,
-    /// Told about every byte that is handed on.
+    /// Told about every byte that is handed on; says how fast they may be.
     pub progress: Progress,
-}
-
-/// How much of the bodies was handed on; somebody else watches it for stalls.
-#[derive(Debug, Clone)]
-pub struct Progress(Arc<ProgressInner>);
-
-#[derive(Debug)]
-struct ProgressInner {
-    bytes: AtomicU64,
-    moved: watch::Sender<u64>,
-}
-
-impl Progress {
-    /// Nothing yet.
-    pub fn new() -> Self {
-        Self(Arc::new(ProgressInner { bytes: AtomicU64::new(0), moved: watch::Sender::new(0) }))
-    }
-
-    /// `bytes` more went out.
-    pub fn add(&self, bytes: u64) {
-        let all = self.0.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        self.0.moved.send_replace(all);
-    }
-
-    /// All that went out.
-    pub fn bytes(&self) -> u64 {
-        self.0.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Ends when nothing was handed on for `stall`.
-    pub async fn stalled(&self, stall: Duration) {
-        let mut moved = self.0.moved.subscribe();
-        while let Ok(Ok(())) = tokio::time::timeout(stall, moved.changed()).await {}
-    }
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 /// One part that the store has.

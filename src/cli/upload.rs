@@ -99,7 +99,7 @@ enum Priority {
     Interactive,
     /// The default.
     Normal,
-    /// When nothing else is waiting.
+    /// When nothing else is waiting, and now and then in any case.
     Background,
 }
 

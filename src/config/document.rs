@@ -16,6 +16,8 @@ const MIB: u64 = 1 << 20;
 /// As far as any time goes: 366 days.
 const YEAR_MS: u64 = 366 * 24 * 3_600_000;
 /// S3's limits: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>.
+/// Slower than this, a part would take a quarter of an hour.
+const RATE_MIN: u64 = 8_192;
 const PART_MIN_BYTES: u64 = 5 * MIB;
 const PUT_MAX_BYTES: u64 = 5 << 30;
 
@@ -208,6 +210,10 @@ fn read_upload(mut table: Section<'_>) -> upload::Config {
     set(&mut config.multipart_max_age_s, table.integer("multipart_max_age_s", 3_600..=31_622_400));
     set(&mut config.max_parts_in_flight, size(table.integer("max_parts_in_flight", 1..=256)));
     set(&mut config.transfer_memory_max_bytes, table.integer("transfer_memory_max_bytes", MIB..=1 << 30));
+    set(&mut config.max_upload_bytes_per_s, table.integer("max_upload_bytes_per_s", 0..=1 << 40));
+    if (1..RATE_MIN).contains(&config.max_upload_bytes_per_s) {
+        table.problem("max_upload_bytes_per_s", format!("must be 0 (no limit) or at least {RATE_MIN}"));
+    }
     set(&mut config.max_uploads_in_flight, size(table.integer("max_uploads_in_flight", 1..=256)));
     set(&mut config.part_attempts, small(table.integer("part_attempts", 1..=100)));
     set(&mut config.backoff_initial_ms, table.integer("backoff_initial_ms", 10..=60_000));

@@ -24,6 +24,8 @@ pub struct Config {
     pub max_parts_in_flight: usize,
     /// What those may hold in memory; bounds their number as well.
     pub transfer_memory_max_bytes: u64,
+    /// Bytes of bodies per second to S3, all transfers together; 0 is no limit.
+    pub max_upload_bytes_per_s: u64,
     /// Uploads that are sent at once.
     pub max_uploads_in_flight: usize,
     /// How many times a part is tried before its upload is put aside for a while.
@@ -63,6 +65,7 @@ impl Default for Config {
             multipart_max_age_s: 518_400,
             max_parts_in_flight: 16,
             transfer_memory_max_bytes: 8 << 20,
+            max_upload_bytes_per_s: 0,
             max_uploads_in_flight: 16,
             part_attempts: 4,
             backoff_initial_ms: 1_000,

@@ -24,6 +24,7 @@ use super::tenants::Tenants;
 use super::wire::Wire;
 use super::{Config, Destination, UploadError, UploadFailure, UploadState, UploadView};
 use crate::clock::{BootInstant, Clock, from_unix_ms, unix_ms};
+use crate::store::RateLimit;
 use crate::telemetry::metrics::{UploadStateLabel, metrics};
 
 /// Everything shared.
@@ -48,6 +49,8 @@ pub(super) struct Core {
     pub(super) aborts: Notify,
     /// Parts on the wire, of all uploads together.
     pub(super) wire: Wire,
+    /// How fast they go, all together.
+    pub(super) rate: RateLimit,
     /// Nothing new is begun.
     pub(super) stopping: CancellationToken,
     /// Everything ends at once.
@@ -104,6 +107,7 @@ impl Core {
         cancel: CancellationToken,
     ) -> Self {
         Self {
+            rate: limited(&config),
             wire: Wire::new(clock.clone(), pace::most(config.max_parts_in_flight, config.transfer_memory_max_bytes)),
             settings: RwLock::new(Arc::new(Settings { config: Arc::new(config), destinations })),
             tenants,
@@ -144,6 +148,9 @@ impl Core {
 
     /// Takes another configuration over: what begins from now on follows it, what runs goes on with the old one.
     pub(super) fn reconfigure(&self, config: Config, destinations: Vec<Destination>) {
+        if config.max_upload_bytes_per_s != self.config().max_upload_bytes_per_s {
+            self.rate.set(config.max_upload_bytes_per_s);
+        }
         let settings = Arc::new(Settings { config: Arc::new(config), destinations });
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
         self.wake.notify_one();
@@ -403,6 +410,12 @@ impl Core {
         let ceiling = ceiling.min(self.config().backoff_max_ms);
         Duration::from_millis(rand::random_range(0..=ceiling))
     }
+}
+
+fn limited(config: &Config) -> RateLimit {
+    let rate = RateLimit::default();
+    rate.set(config.max_upload_bytes_per_s);
+    rate
 }
 
 /// Runs a step that must not stop half-way to its end, also where whoever asked for it goes away: what the journal says

@@ -8,6 +8,8 @@ mod authoriser;
 #[cfg(feature = "local-cloud")]
 mod bad_input;
 #[cfg(feature = "local-cloud")]
+mod bandwidth;
+#[cfg(feature = "local-cloud")]
 mod browser;
 #[cfg(feature = "local-cloud")]
 mod challenges;

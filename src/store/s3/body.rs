@@ -1,6 +1,7 @@
 //! A request body that reads its range of the file by position. What the kernel has in memory is read in place; what it
 //! must fetch from the disk is read on the blocking pool, while the kernel reads ahead. Holds two small pieces, whose
-//! buffers come back when they are sent: never a part. Whoever takes the body must send it as it comes.
+//! buffers come back when they are sent: never a part. Goes no faster than its [`Progress`] lets it. Whoever takes the
+//! body must send it as it comes.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -16,6 +17,7 @@ use http_body::{Frame, SizeHint};
 use rustix::fs::Advice;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::task::JoinHandle;
+use tokio::time::{Sleep, sleep_until};
 
 use crate::store::{PartBody, Progress};
 
@@ -42,6 +44,7 @@ pub(super) fn stream(part: &PartBody, proves: bool) -> ByteStream {
             at: part.offset,
             unsent: part.len,
             reading: None,
+            waiting: None,
             buffers: Buffers::default(),
             asks_first: true,
             proof: proves.then(|| (Digest::new(CrcAlgorithm::Crc64Nvme), part.crc64nvme)),
@@ -55,6 +58,8 @@ struct FileBody {
     at: u64,
     unsent: u64,
     reading: Option<JoinHandle<io::Result<Piece>>>,
+    /// Read, and not let through by the limit yet.
+    waiting: Option<(Piece, Pin<Box<Sleep>>)>,
     buffers: Buffers,
     /// The file system can say what it has in memory.
     asks_first: bool,
@@ -129,7 +134,7 @@ fn shorter() -> io::Error {
 
 impl FileBody {
     fn want(&self) -> usize {
-        usize::try_from(self.unsent).unwrap_or(PIECE_BYTES).min(PIECE_BYTES)
+        usize::try_from(self.unsent.min(self.progress.piece_max_bytes())).unwrap_or(PIECE_BYTES).min(PIECE_BYTES)
     }
 
     /// Reads what is in memory; false where the disk must be waited for.
@@ -198,6 +203,25 @@ impl FileBody {
             }
         }
     }
+
+    /// A piece, once the limit lets it go.
+    fn poll_allowed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Piece>> {
+        let (piece, mut sleep) = match self.waiting.take() {
+            Some(waiting) => waiting,
+            None => {
+                let piece = ready!(self.poll_piece(context)).and_then(|piece| self.check(&piece).map(|()| piece))?;
+                match self.progress.wait_for(piece.len as u64) {
+                    Some(at) => (piece, Box::pin(sleep_until(at))),
+                    None => return Poll::Ready(Ok(piece)),
+                }
+            }
+        };
+        if sleep.as_mut().poll(context).is_pending() {
+            self.waiting = Some((piece, sleep));
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(piece))
+    }
 }
 
 impl http_body::Body for FileBody {
@@ -209,8 +233,7 @@ impl http_body::Body for FileBody {
         if this.unsent == 0 {
             return Poll::Ready(None);
         }
-        let read = ready!(this.poll_piece(context)).and_then(|piece| this.check(&piece).map(|()| piece));
-        let piece = match read {
+        let piece = match ready!(this.poll_allowed(context)) {
             Ok(piece) => piece,
             Err(why) => return Poll::Ready(Some(Err(SourceFailed(why)))),
         };
@@ -227,5 +250,54 @@ impl http_body::Body for FileBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.unsent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use tokio::task::JoinSet;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::store::RateLimit;
+
+    /// All bodies together go as fast as the limit says, by its own clock, and none of them looks stalled meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn bodies_share_a_limit() {
+        const EACH: usize = 100_000;
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&vec![7; EACH], 0).unwrap();
+        let (file, limit) = (Arc::new(file), RateLimit::default());
+        for (rate, stall) in [(8_000_u64, 30), (2_000_000, 1)] {
+            limit.set(rate);
+            let begun = Instant::now();
+            let mut bodies = JoinSet::new();
+            for _ in 0..16 {
+                let progress = Progress::limited(limit.clone());
+                let part = PartBody { file: Arc::clone(&file), offset: 0, len: EACH as u64, crc64nvme: 0, progress };
+                bodies.spawn(async move {
+                    let stalled = part.progress.stalled(Duration::from_secs(stall));
+                    let sending = async {
+                        let (mut body, mut sent) = (stream(&part, false), 0);
+                        // Each piece is let go of, as the wire does.
+                        while let Some(piece) = body.next().await {
+                            sent += piece.unwrap().len();
+                        }
+                        sent
+                    };
+                    tokio::select! {
+                        sent = sending => sent,
+                        () = stalled => panic!("stalled by our own limit"),
+                    }
+                });
+            }
+            let sent: usize = bodies.join_all().await.iter().sum();
+            let (took, expected) = (begun.elapsed().as_secs_f64(), sent as f64 / rate as f64);
+            assert_eq!(sent, 16 * EACH);
+            assert!((expected - 1.0..expected + 1.0).contains(&took), "{took} s for {sent} bytes at {rate} bytes/s");
+        }
     }
 }

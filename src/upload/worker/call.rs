@@ -176,7 +176,7 @@ impl Transfer {
             None => None,
         };
         let begun = Instant::now();
-        let progress = Progress::new();
+        let progress = Progress::limited(self.core.rate.clone());
         let span = tracing::debug_span!("store", operation = request.name(), upload = %self.row.id);
         let work = self.perform(request, signer, &progress).instrument(span);
         let stall = self.patience(request);
