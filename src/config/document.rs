@@ -15,9 +15,9 @@ use crate::{api, session, store, telemetry, upload, vend};
 const MIB: u64 = 1 << 20;
 /// As far as any time goes: 366 days.
 const YEAR_MS: u64 = 366 * 24 * 3_600_000;
-/// S3's limits: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>.
 /// Slower than this, a part would take a quarter of an hour.
 const RATE_MIN: u64 = 8_192;
+/// S3's limits: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>.
 const PART_MIN_BYTES: u64 = 5 * MIB;
 const PUT_MAX_BYTES: u64 = 5 << 30;
 

@@ -52,6 +52,7 @@ struct Plan {
     signers: Vec<String>,
     part_bytes: u64,
     gates: BTreeMap<Operation, tokio::sync::watch::Receiver<bool>>,
+    at_gate: BTreeMap<Operation, usize>,
 }
 
 impl Faulty {
@@ -90,6 +91,19 @@ impl Faulty {
             let next = tokio::time::timeout(PATIENCE, called.changed()).await;
             let calls = self.calls(operation);
             assert!(next.is_ok(), "waited for {count} calls of {operation:?}, saw {calls} and then nothing");
+        }
+    }
+
+    /// Waits until `count` calls of `operation` have come to their gate.
+    ///
+    /// # Panics
+    /// Where that does not happen in `PATIENCE`.
+    pub async fn at_gate(&self, operation: Operation, count: usize) {
+        let mut called = self.called.subscribe();
+        let there = || self.plan.lock().expect("no panic").at_gate.get(&operation).copied().unwrap_or(0);
+        while there() < count {
+            let next = tokio::time::timeout(PATIENCE, called.changed()).await;
+            assert!(next.is_ok(), "waited for {count} of {operation:?} at the gate, saw {}", there());
         }
     }
 
@@ -147,6 +161,8 @@ impl Faulty {
     async fn pass_gate(&self, operation: Operation) {
         let gate = self.plan.lock().expect("no panic").gates.get(&operation).cloned();
         if let Some(mut gate) = gate {
+            *self.plan.lock().expect("no panic").at_gate.entry(operation).or_default() += 1;
+            self.called.send_replace(());
             let _ = gate.wait_for(|open| *open).await;
         }
     }

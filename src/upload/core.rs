@@ -85,6 +85,8 @@ pub(super) struct Note {
 #[derive(Debug, Clone)]
 pub(super) struct Running {
     pub(super) cancel: CancellationToken,
+    /// Requests that are on their way end, and no further one is made.
+    pub(super) rest: CancellationToken,
     pub(super) ended: CancellationToken,
     pub(super) stored_bytes: Arc<AtomicU64>,
 }
@@ -247,6 +249,7 @@ impl Core {
         }
         let running = Running {
             cancel: self.cancel.child_token(),
+            rest: self.stopping.child_token(),
             ended: CancellationToken::new(),
             stored_bytes: Arc::default(),
         };
@@ -265,6 +268,25 @@ impl Core {
 
     pub(super) fn running(&self, id: Ulid) -> Option<Running> {
         lock(&self.running).get(&id).cloned()
+    }
+
+    /// Stops and starts sending. What is on its way ends its parts and goes on afterwards.
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.queue().set_paused(paused);
+        if paused {
+            // Whatever was begun is here: beginning and pausing take the queue in turn.
+            lock(&self.running).values().for_each(|running| running.rest.cancel());
+        }
+        self.refresh_all();
+        self.wake.notify_one();
+    }
+
+    /// Lets an upload make room where a more urgent one needs it.
+    pub(super) fn make_room(&self, slots: usize) {
+        let tired = self.queue().should_rest(self.clock.boot(), slots);
+        if let Some(running) = tired.and_then(|id| self.running(id)) {
+            running.rest.cancel();
+        }
     }
 
     /// How many uploads of a uid (or of all) are being sent.
@@ -393,14 +415,6 @@ impl Core {
                     view.state != UploadState::Receiving && std::mem::replace(&mut view.state, state) != state
                 });
             }
-        }
-    }
-
-    /// Sleeps, unless everything stops meanwhile.
-    pub(super) async fn pause(&self, duration: Duration) {
-        tokio::select! {
-            () = tokio::time::sleep(duration) => {}
-            () = self.stopping.cancelled() => {}
         }
     }
 

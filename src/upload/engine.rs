@@ -36,6 +36,7 @@ pub(super) async fn run(core: Arc<Core>) {
                 let task = attempt(Arc::clone(&core), id, running);
                 under_way.spawn(task.instrument(tracing::info_span!("upload", upload = %id)));
             }
+            core.make_room(slots(&core));
         } else if under_way.is_empty() {
             save_failing(&core, core.unsaved_failing()).await;
             return;

@@ -379,11 +379,9 @@ impl Uploads {
         Ok(())
     }
 
-    /// Stops and starts sending. What is under way ends its parts and goes on afterwards.
+    /// Stops and starts sending. Parts that are on their way end, no further one is sent; they go on from there.
     pub fn set_paused(&self, paused: bool) {
-        self.0.queue().set_paused(paused);
-        self.0.refresh_all();
-        self.0.wake.notify_one();
+        self.0.set_paused(paused);
     }
 
     /// The link is back: whoever waits for it tries at once.

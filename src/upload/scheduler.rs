@@ -4,6 +4,7 @@
 //! upload: each is ready, delayed or running until it is removed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use ulid::Ulid;
 
@@ -39,6 +40,9 @@ const PASSED_OVER_MAX: [u32; PRIORITIES] = [u32::MAX, 3, 7];
 /// uploads that never get through would fill the places again and again before anybody younger.
 const FAILURES_WITH_AGE: u16 = 3;
 
+/// For how long a large upload keeps its place where a more urgent one waits for it: so long, that it gets on in any case.
+const TURN_MIN: Duration = Duration::from_secs(10);
+
 /// How an upload takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Class {
@@ -60,7 +64,8 @@ pub struct Queue {
     delayed: BTreeSet<(BootInstant, Ulid)>,
     gates: HashMap<String, Gate>,
     paused: bool,
-    running: usize,
+    /// Since when.
+    running: BTreeMap<Ulid, BootInstant>,
     running_large: usize,
     next_age: u64,
 }
@@ -199,14 +204,35 @@ impl Queue {
     /// The next one to send, which counts as running from now on. Of `slots` places one is kept for small objects.
     pub fn next(&mut self, now: BootInstant, slots: usize) -> Option<Ulid> {
         self.release_due(now);
-        if self.paused || self.running >= slots {
+        if self.paused || self.running.len() >= slots {
             return None;
         }
-        let large_fits = slots == 1 || self.running_large + 1 < slots;
+        let large_fits = self.large_fits(slots);
         let overdue = |level: &usize| self.levels[*level].passed_over >= PASSED_OVER_MAX[*level];
         let mut order: Vec<usize> = (0..PRIORITIES).rev().filter(overdue).collect();
         order.extend(0..PRIORITIES);
         order.into_iter().find_map(|level| self.take(level, now, large_fits))
+    }
+
+    fn large_fits(&self, slots: usize) -> bool {
+        self.running.len() < slots && (slots == 1 || self.running_large + 1 < slots)
+    }
+
+    /// A running upload that is to make room: it is large, and a large one of a higher priority has no place.
+    pub fn should_rest(&self, now: BootInstant, slots: usize) -> Option<Ulid> {
+        if self.paused || self.large_fits(slots) {
+            return None;
+        }
+        let waits = |lane: &Lane, level: usize| self.is_open(lane, now) && !lane.ready[level].large.is_empty();
+        let waiting =
+            self.levels.iter().enumerate().position(|(number, level)| {
+                level.turns.iter().any(|lane| waits(&self.lanes[*lane as usize], number))
+            })?;
+        let urgency =
+            |id: &Ulid| self.places.get(id).filter(|place| !place.class.is_small).map(|place| place.class.priority);
+        let others = self.running.iter().filter(|(_, since)| now.saturating_since(**since) >= TURN_MIN);
+        let least = others.filter_map(|(id, _)| Some((urgency(id)?, *id))).max();
+        least.filter(|(priority, _)| usize::from(*priority) > waiting).map(|(_, id)| id)
     }
 
     /// Starts the first lane's that may go. One that may not keeps its turn.
@@ -217,8 +243,8 @@ impl Queue {
         self.leave_ready(id);
         let place = self.places.get_mut(&id)?;
         place.turn = Turn::Running;
-        self.running += 1;
         self.running_large += usize::from(!place.class.is_small);
+        self.running.insert(id, now);
         let lane = &mut self.lanes[number as usize];
         lane.hold = None;
         lane.tried = None;
@@ -231,12 +257,13 @@ impl Queue {
     /// What the lane would start now, if its user and its destination let it.
     fn head(&self, lane: u32, level: usize, now: BootInstant, large_fits: bool) -> Option<Ulid> {
         let lane = &self.lanes[lane as usize];
+        if self.is_open(lane, now) { lane.ready[level].head(large_fits, lane.tried) } else { None }
+    }
+
+    fn is_open(&self, lane: &Lane, now: BootInstant) -> bool {
         let held = lane.hold.is_some_and(|hold| hold.until.is_none_or(|until| until > now));
         let gate = self.gates.get(&lane.key.destination);
-        if held || gate.is_some_and(|gate| gate.probe.is_some() || gate.until > now) {
-            return None;
-        }
-        lane.ready[level].head(large_fits, lane.tried)
+        !held && gate.is_none_or(|gate| gate.probe.is_none() && gate.until <= now)
     }
 
     /// All lanes of the session go to the end, this one last; and whoever was passed over remembers it.
@@ -295,7 +322,7 @@ impl Queue {
     /// Whatever came of it: where it was to find out for others, the next one does.
     fn stop_running(&mut self, id: Ulid) -> Option<Place> {
         let place = *self.places.get(&id).filter(|place| place.turn == Turn::Running)?;
-        self.running -= 1;
+        self.running.remove(&id);
         self.running_large -= usize::from(!place.class.is_small);
         let lane = &mut self.lanes[place.lane as usize];
         if let Some(gate) = self.gates.get_mut(&lane.key.destination).filter(|gate| gate.probe == Some(id)) {
@@ -427,7 +454,7 @@ impl Queue {
 
     /// How many are being sent.
     pub fn running(&self) -> usize {
-        self.running
+        self.running.len()
     }
 
     /// How many there are.

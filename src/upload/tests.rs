@@ -8,5 +8,6 @@ mod fixture;
 mod lifetimes;
 mod multiparts;
 mod owners;
+mod pausing;
 mod recovering;
 mod sending;

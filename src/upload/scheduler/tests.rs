@@ -82,6 +82,26 @@ fn a_place_is_kept_for_small_objects() {
 }
 
 #[test]
+fn a_large_one_makes_room_for_one_that_is_more_urgent() {
+    let mut queue = Queue::default();
+    queue.push(id(1), &lane(1), class(2, false));
+    queue.push(id(2), &lane(1), class(1, false));
+    queue.next(at(0), 3).unwrap();
+    queue.next(at(5), 3).unwrap();
+    queue.push(id(3), &lane(2), class(2, false));
+    assert_eq!(queue.should_rest(at(100), 3), None, "nobody is more urgent");
+    queue.push(id(4), &lane(3), class(0, true));
+    assert_eq!((queue.next(at(100), 3), queue.should_rest(at(100), 3)), (Some(id(4)), None), "it has its own place");
+    queue.push(id(5), &lane(3), class(1, false));
+    assert_eq!(queue.should_rest(at(14), 3), None, "so soon nothing is done");
+    assert_eq!(queue.should_rest(at(15), 3), Some(id(1)));
+    assert_eq!(queue.should_rest(at(15), 5), None, "there is room");
+    queue.remove(id(4));
+    queue.put_back(id(1));
+    assert_eq!((queue.next(at(15), 3), queue.should_rest(at(99), 3)), (Some(id(5)), None));
+}
+
+#[test]
 fn one_probe_finds_out_for_all() {
     let mut queue = Queue::default();
     for number in 0..4 {

@@ -15,10 +15,10 @@ async fn with_lost_replies(device: &Device, id: Ulid, content: &[u8]) -> usize {
     let daemon = device.start().await;
     device.store.always(Operation::UploadPart, Some(Fault::After(Kind::Offline)));
     let (open, gate) = tokio::sync::watch::channel(false);
-    device.store.gate(Operation::CreateMultipart, gate);
+    device.store.gate(Operation::UploadPart, gate);
     let path = device.file("clip.mp4", content);
     daemon.create_from_file(&ALICE, Some(id), spec("clip.mp4"), &path).await.unwrap();
-    device.store.reached(Operation::CreateMultipart, 1).await;
+    device.store.at_gate(Operation::UploadPart, 3).await;
     // There is no second attempt, which would find them.
     daemon.set_paused(true);
     open.send_replace(true);

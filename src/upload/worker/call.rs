@@ -92,7 +92,7 @@ impl Transfer {
         let mut tries = 0;
         let (mut renewed, mut denied, mut skews) = (false, false, 0);
         loop {
-            if self.core.stopping.is_cancelled() || self.running.cancel.is_cancelled() {
+            if self.running.rest.is_cancelled() || self.running.cancel.is_cancelled() {
                 return Err(Stop::Ended(Ended::Stopped));
             }
             let signer = self.signer().await?;
@@ -171,6 +171,7 @@ impl Transfer {
         let place = match request.body() {
             Some(_) => Some(tokio::select! {
                 place = self.core.wire.take(matches!(request, Request::Put(_))) => place,
+                () = self.running.rest.cancelled() => return Err(Stop::Ended(Ended::Stopped)),
                 () = self.running.cancel.cancelled() => return Err(Stop::Ended(Ended::Stopped)),
             }),
             None => None,
@@ -341,7 +342,8 @@ impl Transfer {
     /// Waits before another try.
     async fn rest(&self, duration: Duration) -> Result<(), Stop> {
         tokio::select! {
-            () = self.core.pause(duration) => Ok(()),
+            () = tokio::time::sleep(duration) => Ok(()),
+            () = self.running.rest.cancelled() => Err(Stop::Ended(Ended::Stopped)),
             () = self.running.cancel.cancelled() => Err(Stop::Ended(Ended::Stopped)),
         }
     }
