@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -23,6 +24,7 @@ use crate::clock::Clock;
 use crate::config::watch::FileWatch;
 use crate::config::{Config, ConfigError};
 use crate::hot_folder::{Condition, HotFolderView, HotFolders};
+use crate::link::{self, Ways};
 use crate::session::{SessionError, Sessions};
 use crate::telemetry::{self, FilterHandle, TelemetryError};
 use crate::upload::{StartError, Uploads};
@@ -139,6 +141,7 @@ impl Daemon {
             stop.child_token(),
         )
         .await?;
+        tokio::spawn(follow_link(link::follow(stop.child_token()).await, uploads.clone(), sessions.clone()));
         let hot_folders =
             HotFolders::start(config.hot_folders.clone(), uploads.clone(), clock.clone(), stop.child_token());
         let reloader = Reloader::new(source, &config, uploads.clone(), hot_folders.clone(), log_filter, clock);
@@ -210,6 +213,19 @@ impl Daemon {
         self.sessions.shutdown().await;
         self.stop.cancel();
         self.uploads.release();
+    }
+}
+
+/// Tells everybody of the ways out of this device, until nobody follows them any more.
+async fn follow_link(mut ways: watch::Receiver<Ways>, uploads: Uploads, sessions: Sessions) {
+    uploads.network_changed(ways.borrow_and_update().interfaces());
+    while ways.changed().await.is_ok() {
+        let interfaces = ways.borrow_and_update().interfaces();
+        info!(interfaces = interfaces.join(", "), "the ways out of this device have changed");
+        if !interfaces.is_empty() {
+            sessions.link_returned();
+        }
+        uploads.network_changed(interfaces);
     }
 }
 

@@ -11,6 +11,7 @@ pub mod credential;
 pub mod daemon;
 pub mod failpoint;
 pub mod hot_folder;
+pub mod link;
 #[cfg(feature = "local-cloud")]
 pub mod local_cloud;
 pub mod loopback;

@@ -27,6 +27,11 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug + 'static {
     /// What this store can do.
     fn profile(&self) -> Profile;
 
+    /// True where it is on this device: no link leads to it.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// Writes one object in one request.
     ///
     /// # Errors

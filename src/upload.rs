@@ -16,6 +16,7 @@ mod journal;
 pub mod key;
 mod lifetime;
 mod manager;
+mod network;
 mod pace;
 pub mod plan;
 mod recovery;
@@ -81,6 +82,8 @@ pub enum WaitReason {
     Clock,
     /// Denied; waits until the user's groups change.
     Denied,
+    /// The link is metered, and this priority waits for another one.
+    Metered,
 }
 
 /// What the last segment of the key will be.
@@ -337,6 +340,8 @@ pub enum UploadError {
 pub struct UploadStats {
     /// Uploads by the state's name ("QUEUED").
     pub counts: BTreeMap<&'static str, u64>,
+    /// Those that wait, by the reason's name ("OFFLINE").
+    pub waiting: BTreeMap<&'static str, u64>,
     /// Bytes in the spool.
     pub spool_bytes: u64,
     /// What the spool may hold.

@@ -307,6 +307,7 @@ fn wait_reason(reason: WaitReason) -> v1::WaitReason {
         WaitReason::Paused => v1::WaitReason::Paused,
         WaitReason::Clock => v1::WaitReason::Clock,
         WaitReason::Denied => v1::WaitReason::Denied,
+        WaitReason::Metered => v1::WaitReason::Metered,
     }
 }
 

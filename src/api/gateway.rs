@@ -110,7 +110,7 @@ impl GatewayService for GatewayApi {
         let counted_uid = (!caller.is_admin).then_some(caller.uid);
         let stats = self.uploads.stats(counted_uid).await;
         let stats = stats.map_err(|error| of_upload(&error, Reason::UploadEnded))?;
-        let upload_counts = stats.counts.into_iter().map(|(state, number)| (state.to_owned(), convert::count(number)));
+        let named = |(name, number): (&str, u64)| (name.to_owned(), convert::count(number));
         let sessions = self.sessions.count(counted_uid);
         Ok(Response::new(v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -118,7 +118,8 @@ impl GatewayService for GatewayApi {
             paused: stats.paused,
             accepting: stats.accepting,
             session_count: i64::try_from(sessions).unwrap_or(i64::MAX),
-            upload_counts: upload_counts.collect(),
+            upload_counts: stats.counts.into_iter().map(named).collect(),
+            waiting_counts: stats.waiting.into_iter().map(named).collect(),
             spool_bytes: convert::count(stats.spool_bytes),
             spool_limit_bytes: convert::count(stats.spool_limit_bytes),
             disk_free_bytes: convert::count(stats.disk_free_bytes),

@@ -90,6 +90,7 @@ pub fn code_delivery(delivery: Option<&v1::CodeDelivery>) -> Value {
 /// The daemon's counts and limits.
 pub fn status(status: &v1::GetStatusResponse) -> Value {
     let counts: std::collections::BTreeMap<_, _> = status.upload_counts.iter().collect();
+    let waiting: std::collections::BTreeMap<_, _> = status.waiting_counts.iter().collect();
     json!({
         "version": status.version,
         "start_time": time(status.start_time.as_ref()),
@@ -97,6 +98,7 @@ pub fn status(status: &v1::GetStatusResponse) -> Value {
         "accepting": status.accepting,
         "session_count": status.session_count,
         "upload_counts": counts,
+        "waiting_counts": waiting,
         "spool_bytes": status.spool_bytes,
         "spool_limit_bytes": status.spool_limit_bytes,
         "disk_free_bytes": status.disk_free_bytes,

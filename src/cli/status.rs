@@ -21,11 +21,14 @@ fn describe(status: &GetStatusResponse) -> String {
     let accepting = if status.accepting { "accepting" } else { "NOT ACCEPTING (see the daemon's log)" };
     let whose = if status.all_uids { "all users" } else { "yours" };
     let counts: BTreeMap<_, _> = status.upload_counts.iter().filter(|(_, count)| **count > 0).collect();
-    let uploads = if counts.is_empty() {
-        "none".to_owned()
-    } else {
-        counts.iter().map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
+    let waiting: BTreeMap<_, _> = status.waiting_counts.iter().collect();
+    let list = |counts: &BTreeMap<&String, &i64>| {
+        counts.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
     };
+    let mut uploads = if counts.is_empty() { "none".to_owned() } else { list(&counts) };
+    if !waiting.is_empty() {
+        uploads.push_str(&format!(" (waiting: {})", list(&waiting)));
+    }
     let mut text = format!(
         "tidegate {} since {since}: {accepting}, {sending}\n\
          sessions ({whose}): {}\n\

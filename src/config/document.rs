@@ -10,6 +10,7 @@ use toml::de::DeTable;
 
 use super::reader::{Problem, Problems, Section};
 use super::{Config, DestinationConfig, StoreConfig};
+use crate::upload::Priority;
 use crate::{api, session, store, telemetry, upload, vend};
 
 const MIB: u64 = 1 << 20;
@@ -20,6 +21,10 @@ const RATE_MIN: u64 = 8_192;
 /// S3's limits: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>.
 const PART_MIN_BYTES: u64 = 5 * MIB;
 const PUT_MAX_BYTES: u64 = 5 << 30;
+/// Linux's IFNAMSIZ, without the NUL.
+const INTERFACE_NAME_MAX: usize = 15;
+const PRIORITIES: [(&str, Priority); 3] =
+    [("interactive", Priority::Interactive), ("normal", Priority::Normal), ("background", Priority::Background)];
 
 /// Reads the whole document.
 pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
@@ -220,6 +225,7 @@ fn read_upload(mut table: Section<'_>) -> upload::Config {
     set(&mut config.backoff_max_ms, table.integer("backoff_max_ms", 10..=86_400_000));
     set(&mut config.stall_timeout_ms, table.integer("stall_timeout_ms", 100..=600_000));
     set(&mut config.complete_timeout_ms, table.integer("complete_timeout_ms", 1_000..=3_600_000));
+    read_metered(&mut table, &mut config);
     set(&mut config.max_failing_s, table.integer("max_failing_s", 60..=316_224_000));
     set(&mut config.receiving_idle_max_s, table.integer("receiving_idle_max_s", 10..=31_622_400));
     set(&mut config.receipt_retention_s, table.integer("receipt_retention_s", 60..=316_224_000));
@@ -232,6 +238,32 @@ fn read_upload(mut table: Section<'_>) -> upload::Config {
     }
     table.finish();
     config
+}
+
+fn read_metered(table: &mut Section<'_>, config: &mut upload::Config) {
+    if let Some(names) = table.strings("metered_interfaces") {
+        let is_odd = |name: &String| {
+            let fixed = name.strip_suffix('*').unwrap_or(name);
+            name.is_empty() || fixed.len() > INTERFACE_NAME_MAX || fixed.contains(['*', '/', ' '])
+        };
+        if let Some(name) = names.iter().find(|name| is_odd(name)) {
+            let why = format!("{name:?} is neither an interface's name nor the beginning of one with a * behind it");
+            table.problem("metered_interfaces", why);
+        }
+        config.metered_interfaces = names;
+    }
+    if let Some(names) = table.strings("metered_priorities") {
+        config.metered_priorities.clear();
+        for name in names {
+            match PRIORITIES.iter().find(|(known, _)| *known == name) {
+                Some((_, priority)) => config.metered_priorities.push(*priority),
+                None => table.problem(
+                    "metered_priorities",
+                    format!("{name:?} is none of \"interactive\", \"normal\" and \"background\""),
+                ),
+            }
+        }
+    }
 }
 
 fn read_vend(mut table: Section<'_>) -> vend::Config {

@@ -16,13 +16,14 @@ use crate::telemetry::{FilterHandle, metrics};
 use crate::upload::Uploads;
 
 /// Keys that a reload puts in force at once; all others need a restart.
-const LIVE_KEYS: [&str; 17] = [
+const LIVE_KEYS: [&str; 18] = [
     "telemetry.log_filter",
     "upload.file_roots",
     "upload.single_put_max_bytes",
     "upload.part_size_",
     "upload.multipart_max_age_s",
     "upload.max_upload_bytes_per_s",
+    "upload.metered_",
     "upload.max_uploads_in_flight",
     "upload.part_attempts",
     "upload.backoff_",

@@ -212,6 +212,10 @@ impl ObjectStore for DirectoryStore {
         &self.0.location
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn profile(&self) -> Profile {
         Profile { part_min_bytes: 1, ..Profile::S3 }
     }

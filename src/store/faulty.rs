@@ -178,6 +178,11 @@ impl ObjectStore for Faulty {
         self.inner.profile()
     }
 
+    // Not on this device, whatever is behind it.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     async fn put(&self, signer: &Signer, target: &Target, body: &PartBody) -> Result<Stored, StoreError> {
         self.pass_gate(Operation::Put).await;
         let stored = self.play(Operation::Put, signer, self.inner.put(signer, target, body)).await;

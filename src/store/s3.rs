@@ -98,6 +98,7 @@ pub fn open(config: Config, clock: Clock) -> Result<Arc<dyn ObjectStore>, StoreB
         return Err(refuse("region is empty: name the bucket's region".into()));
     }
     let mut path_style = config.path_style;
+    let mut is_local = false;
     if let Some(url) = &config.endpoint_url {
         let uri: http::Uri = url.parse().map_err(|why| refuse(format!("endpoint_url {url:?}: {why}")))?;
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
@@ -105,6 +106,7 @@ pub fn open(config: Config, clock: Clock) -> Result<Arc<dyn ObjectStore>, StoreB
         // A bucket cannot stand before an address.
         path_style |= address.is_some();
         let loopback = host == "localhost" || address.is_some_and(|address| address.is_loopback());
+        is_local = loopback;
         match uri.scheme_str() {
             Some("https") => {}
             Some("http") if loopback => {}
@@ -149,7 +151,7 @@ pub fn open(config: Config, clock: Clock) -> Result<Arc<dyn ObjectStore>, StoreB
     if let Some(url) = &config.endpoint_url {
         builder = builder.endpoint_url(url);
     }
-    Ok(Arc::new(S3Store { client: Client::from_conf(builder.build()), config }))
+    Ok(Arc::new(S3Store { client: Client::from_conf(builder.build()), config, is_local }))
 }
 
 /// The SDK reads certificates when it first connects, and panics over those that it cannot read.
@@ -171,6 +173,7 @@ const POOL_IDLE: Duration = Duration::from_secs(15);
 struct S3Store {
     client: Client,
     config: Config,
+    is_local: bool,
 }
 
 #[derive(Debug)]
@@ -278,6 +281,10 @@ fn signed(bytes: u64) -> i64 {
 impl ObjectStore for S3Store {
     fn location(&self) -> &str {
         &self.config.bucket
+    }
+
+    fn is_local(&self) -> bool {
+        self.is_local
     }
 
     fn profile(&self) -> Profile {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::Priority;
 use crate::store::ObjectStore;
 
 /// `[upload]` of the configuration.
@@ -26,6 +27,10 @@ pub struct Config {
     pub transfer_memory_max_bytes: u64,
     /// Bytes of bodies per second to S3, all transfers together; 0 is no limit.
     pub max_upload_bytes_per_s: u64,
+    /// Interfaces over which sending costs money: a name, or the beginning of names with a `*` behind it.
+    pub metered_interfaces: Vec<String>,
+    /// Who goes over those all the same; others wait for another link.
+    pub metered_priorities: Vec<Priority>,
     /// Uploads that are sent at once.
     pub max_uploads_in_flight: usize,
     /// How many times a part is tried before its upload is put aside for a while.
@@ -66,6 +71,8 @@ impl Default for Config {
             max_parts_in_flight: 16,
             transfer_memory_max_bytes: 8 << 20,
             max_upload_bytes_per_s: 0,
+            metered_interfaces: Vec::new(),
+            metered_priorities: vec![Priority::Interactive],
             max_uploads_in_flight: 16,
             part_attempts: 4,
             backoff_initial_ms: 1_000,

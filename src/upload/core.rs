@@ -40,6 +40,8 @@ pub(super) struct Core {
     notes: Mutex<HashMap<Ulid, Note>>,
     running: Mutex<HashMap<Ulid, Running>>,
     watchers: Mutex<HashMap<Ulid, watch::Sender<UploadView>>>,
+    /// The interfaces that lead off this device; `None`: not known.
+    pub(super) network: Mutex<Option<Vec<String>>>,
     pub(super) receiving: Mutex<HashMap<Ulid, Arc<super::ingest::Slot>>>,
     /// Told when the queue may have something to do.
     pub(super) wake: Notify,
@@ -92,7 +94,7 @@ pub(super) struct Running {
 }
 
 /// Maps and sums that are whole between any two statements: a panic elsewhere does not spoil them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -121,6 +123,7 @@ impl Core {
             notes: Mutex::default(),
             running: Mutex::default(),
             watchers: Mutex::default(),
+            network: Mutex::default(),
             receiving: Mutex::default(),
             wake: Notify::new(),
             ended: watch::Sender::new(0),
@@ -155,6 +158,7 @@ impl Core {
         }
         let settings = Arc::new(Settings { config: Arc::new(config), destinations });
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+        self.follow_meter();
         self.wake.notify_one();
     }
 
@@ -274,29 +278,25 @@ impl Core {
     pub(super) fn set_paused(&self, paused: bool) {
         self.queue().set_paused(paused);
         if paused {
-            // Whatever was begun is here: beginning and pausing take the queue in turn.
-            lock(&self.running).values().for_each(|running| running.rest.cancel());
+            self.rest(|_| true);
         }
         self.refresh_all();
         self.wake.notify_one();
     }
 
+    /// Lets running uploads end their requests and go back into the queue. Whatever was begun before the queue was told
+    /// why is here: beginning takes the queue, too.
+    pub(super) fn rest(&self, which: impl Fn(Ulid) -> bool) {
+        let running = lock(&self.running);
+        running.iter().filter(|(id, _)| which(**id)).for_each(|(_, running)| running.rest.cancel());
+    }
+
     /// Lets an upload make room where a more urgent one needs it.
     pub(super) fn make_room(&self, slots: usize) {
         let tired = self.queue().should_rest(self.clock.boot(), slots);
-        if let Some(running) = tired.and_then(|id| self.running(id)) {
-            running.rest.cancel();
+        if tired.is_some() {
+            self.rest(|id| Some(id) == tired);
         }
-    }
-
-    /// How many uploads of a uid (or of all) are being sent.
-    pub(super) fn running_of(&self, uid: Option<u32>) -> u64 {
-        self.queue().count(uid, self.clock.boot(), |state| state == UploadState::Running)
-    }
-
-    /// How many uploads of a uid (or of all) wait for something.
-    pub(super) fn waiting_of(&self, uid: Option<u32>) -> u64 {
-        self.queue().count(uid, self.clock.boot(), |state| matches!(state, UploadState::Waiting(_)))
     }
 
     /// What is shown of an upload now.

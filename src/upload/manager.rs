@@ -15,7 +15,7 @@ use super::ingest::{HANDOVER, Slot};
 use super::journal::{Journal, Row, SCAN_MAX, Source};
 use super::recovery::{blocking, recover, restart_stream, stop};
 use super::spool::{Mark, Spool};
-use super::state::{Event, Phase, matches, name, phases};
+use super::state::{Event, Phase, matches, name, phases, reason_name};
 use super::state_dir::StateDir;
 use super::tenants::Tenants;
 use super::{
@@ -384,6 +384,11 @@ impl Uploads {
         self.0.set_paused(paused);
     }
 
+    /// These interfaces lead off the device now; none: there is no way out.
+    pub fn network_changed(&self, interfaces: Vec<String>) {
+        self.0.network_changed(interfaces);
+    }
+
     /// The link is back: whoever waits for it tries at once.
     pub fn link_returned(&self) {
         self.0.queue().wake_link();
@@ -399,14 +404,25 @@ impl Uploads {
         let core = &self.0;
         let mut counts: BTreeMap<&'static str, u64> = core.journal.counts(uid).await?;
         let queued = counts.remove("QUEUED").unwrap_or(0);
+        let mut waiting = BTreeMap::new();
         if queued > 0 {
-            let running = core.running_of(uid).min(queued);
-            let waiting = core.waiting_of(uid).min(queued - running);
-            counts.extend([("QUEUED", queued - running - waiting), ("RUNNING", running), ("WAITING", waiting)]);
+            let mut running = 0;
+            for (state, count) in core.queue().counts(uid, core.clock.boot()) {
+                match state {
+                    UploadState::Running => running = count,
+                    UploadState::Waiting(reason) => drop(waiting.insert(reason_name(reason), count)),
+                    _ => {}
+                }
+            }
+            // The journal was read a moment earlier.
+            let running = running.min(queued);
+            let all_waiting = waiting.values().sum::<u64>().min(queued - running);
+            counts.extend([("QUEUED", queued - running - all_waiting), ("RUNNING", running), ("WAITING", all_waiting)]);
             counts.retain(|_, count| *count > 0);
         }
         Ok(UploadStats {
             counts,
+            waiting,
             spool_bytes: core.spool.used_bytes(uid),
             spool_limit_bytes: if uid.is_some() {
                 core.config().spool_max_bytes_per_uid

@@ -63,6 +63,7 @@ pub struct Queue {
     places: HashMap<Ulid, Place>,
     delayed: BTreeSet<(BootInstant, Ulid)>,
     gates: HashMap<String, Gate>,
+    metered: Metered,
     paused: bool,
     /// Since when.
     running: BTreeMap<Ulid, BootInstant>,
@@ -103,6 +104,13 @@ struct Hold {
     reason: WaitReason,
     /// `None`: until it is woken.
     until: Option<BootInstant>,
+}
+
+/// Which priorities wait for a link that is not metered, and which destinations need none.
+#[derive(Debug, Default)]
+struct Metered {
+    waits: [bool; PRIORITIES],
+    local: BTreeSet<String>,
 }
 
 /// A destination that cannot be reached. When the time is up, one upload tries; the others wait for what it finds.
@@ -223,7 +231,7 @@ impl Queue {
         if self.paused || self.large_fits(slots) {
             return None;
         }
-        let waits = |lane: &Lane, level: usize| self.is_open(lane, now) && !lane.ready[level].large.is_empty();
+        let waits = |lane: &Lane, level: usize| self.is_open(lane, level, now) && !lane.ready[level].large.is_empty();
         let waiting =
             self.levels.iter().enumerate().position(|(number, level)| {
                 level.turns.iter().any(|lane| waits(&self.lanes[*lane as usize], number))
@@ -233,6 +241,10 @@ impl Queue {
         let others = self.running.iter().filter(|(_, since)| now.saturating_since(**since) >= TURN_MIN);
         let least = others.filter_map(|(id, _)| Some((urgency(id)?, *id))).max();
         least.filter(|(priority, _)| usize::from(*priority) > waiting).map(|(_, id)| id)
+    }
+
+    fn meter_holds(&self, lane: &Lane, level: usize) -> bool {
+        self.metered.waits[level] && !self.metered.local.contains(&lane.key.destination)
     }
 
     /// Starts the first lane's that may go. One that may not keeps its turn.
@@ -257,13 +269,14 @@ impl Queue {
     /// What the lane would start now, if its user and its destination let it.
     fn head(&self, lane: u32, level: usize, now: BootInstant, large_fits: bool) -> Option<Ulid> {
         let lane = &self.lanes[lane as usize];
-        if self.is_open(lane, now) { lane.ready[level].head(large_fits, lane.tried) } else { None }
+        if self.is_open(lane, level, now) { lane.ready[level].head(large_fits, lane.tried) } else { None }
     }
 
-    fn is_open(&self, lane: &Lane, now: BootInstant) -> bool {
+    fn is_open(&self, lane: &Lane, level: usize, now: BootInstant) -> bool {
         let held = lane.hold.is_some_and(|hold| hold.until.is_none_or(|until| until > now));
         let gate = self.gates.get(&lane.key.destination);
-        !held && gate.is_none_or(|gate| gate.probe.is_none() && gate.until <= now)
+        let metered = self.meter_holds(lane, level);
+        !held && !metered && gate.is_none_or(|gate| gate.probe.is_none() && gate.until <= now)
     }
 
     /// All lanes of the session go to the end, this one last; and whoever was passed over remembers it.
@@ -442,6 +455,24 @@ impl Queue {
         }
     }
 
+    /// The link is gone: nobody tries to reach the destination before `until`.
+    pub fn close(&mut self, destination: &str, until: BootInstant) {
+        let gate = Gate { reason: WaitReason::Offline, until, failures: 0, probe: None };
+        self.gates.entry(destination.to_owned()).or_insert(gate);
+    }
+
+    /// From now on these priorities wait for another link, wherever one leads over it: not to `local` destinations.
+    pub fn set_metered(&mut self, waits: [bool; PRIORITIES], local: BTreeSet<String>) {
+        self.metered = Metered { waits, local };
+    }
+
+    /// True where an upload waits, or should, for a link that is not metered.
+    pub fn is_metered(&self, id: Ulid) -> bool {
+        self.places
+            .get(&id)
+            .is_some_and(|place| self.meter_holds(&self.lanes[place.lane as usize], usize::from(place.class.priority)))
+    }
+
     /// Stops and starts sending.
     pub fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
@@ -470,23 +501,28 @@ impl Queue {
         }
         let lane = &self.lanes[place.lane as usize];
         let held = lane.hold.filter(|hold| hold.until.is_none_or(|until| until > now));
-        let reason = match (self.paused, held, self.gates.get(&lane.key.destination), place.turn) {
+        let metered = self.meter_holds(lane, usize::from(place.class.priority));
+        let reason = match (self.paused, held, metered, self.gates.get(&lane.key.destination), place.turn) {
             (true, ..) => WaitReason::Paused,
             (_, Some(hold), ..) => hold.reason,
-            (_, _, Some(gate), _) => gate.reason,
-            (_, _, _, Turn::Delayed(reason, until)) if until > now => reason,
+            (_, _, true, ..) => WaitReason::Metered,
+            (_, _, _, Some(gate), _) => gate.reason,
+            (_, _, _, _, Turn::Delayed(reason, until)) if until > now => reason,
             _ => return Some(UploadState::Queued),
         };
         Some(UploadState::Waiting(reason))
     }
 
-    /// How many uploads of a uid (or of all) are shown in a state that `counts`. Those that still arrive are not: they are
-    /// RECEIVING.
-    pub fn count(&self, uid: Option<u32>, now: BootInstant, counts: impl Fn(UploadState) -> bool) -> u64 {
-        let own =
-            |place: &Place| !place.early && uid.is_none_or(|uid| self.lanes[place.lane as usize].key.owner_uid == uid);
-        let counted = self.places.iter().filter(|(id, place)| own(place) && self.state(**id, now).is_some_and(&counts));
-        counted.count() as u64
+    /// How many uploads of a uid (or of all) are shown in each state. Those that still arrive are not: they are RECEIVING.
+    pub fn counts(&self, uid: Option<u32>, now: BootInstant) -> HashMap<UploadState, u64> {
+        let mut counts = HashMap::new();
+        for (id, place) in &self.places {
+            let counted = uid.is_none_or(|uid| self.lanes[place.lane as usize].key.owner_uid == uid) && !place.early;
+            if let (true, Some(state)) = (counted, self.state(*id, now)) {
+                *counts.entry(state).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// When, after `now`, [`Queue::next`] may have something that it has not now.

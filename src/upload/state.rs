@@ -102,6 +102,20 @@ pub fn name(state: UploadState) -> &'static str {
     }
 }
 
+/// The name of a reason, as the API spells it.
+pub fn reason_name(reason: WaitReason) -> &'static str {
+    match reason {
+        WaitReason::Offline => "OFFLINE",
+        WaitReason::Retry => "RETRY",
+        WaitReason::Credentials => "CREDENTIALS",
+        WaitReason::SignIn => "SIGN_IN",
+        WaitReason::Paused => "PAUSED",
+        WaitReason::Clock => "CLOCK",
+        WaitReason::Denied => "DENIED",
+        WaitReason::Metered => "METERED",
+    }
+}
+
 /// True where `filter` asks for `state`; a `Waiting` asks for every reason.
 pub fn matches(filter: &[UploadState], state: UploadState) -> bool {
     filter.is_empty() || filter.iter().any(|wanted| name(*wanted) == name(state))

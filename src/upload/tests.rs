@@ -7,6 +7,7 @@ mod early;
 mod fixture;
 mod lifetimes;
 mod multiparts;
+mod networks;
 mod owners;
 mod pausing;
 mod recovering;

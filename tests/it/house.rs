@@ -12,7 +12,10 @@ fn allowed_imports() -> BTreeMap<&'static str, Vec<&'static str>> {
     BTreeMap::from([
         ("main", vec!["cli", "daemon"]),
         ("cli", vec!["api", "config", "daemon", "local_cloud"]),
-        ("daemon", vec!["account", "api", "config", "credential", "session", "store", "upload", "vend", "hot_folder"]),
+        (
+            "daemon",
+            vec!["account", "api", "config", "credential", "session", "store", "upload", "vend", "hot_folder", "link"],
+        ),
         ("config", vec!["account", "api", "credential", "session", "store", "upload", "vend", "hot_folder"]),
         ("api", vec!["account", "credential", "session", "upload"]),
         ("vend", vec!["session"]),
@@ -28,6 +31,7 @@ fn allowed_imports() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("telemetry", vec![]),
         ("clock", vec![]),
         ("caller", vec![]),
+        ("link", vec![]),
         ("loopback", vec![]),
         ("failpoint", vec![]),
         ("media_type", vec![]),

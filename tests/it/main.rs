@@ -50,6 +50,7 @@ mod iam;
 mod issuer;
 #[cfg(feature = "local-cloud")]
 mod lifecycle;
+mod link;
 #[cfg(feature = "local-cloud")]
 mod local_cloud_buckets;
 #[cfg(feature = "local-cloud")]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{set, size};
+use super::{PRIORITIES, set, size};
 use crate::config::reader::Section;
 use crate::config::{DestinationConfig, StoreConfig};
 use crate::hot_folder::key::KeyTemplate;
@@ -10,7 +10,7 @@ use crate::hot_folder::pattern::Patterns;
 use crate::hot_folder::{AfterUpload, Config, Settle, check_device};
 use crate::session::ServiceConfig;
 use crate::store::s3::Checksum;
-use crate::upload::{KeyPolicy, OnDenied, Priority};
+use crate::upload::{KeyPolicy, OnDenied};
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
@@ -86,12 +86,10 @@ fn read_one(
 
 fn read_keys(table: &mut Section<'_>, config: &mut Config) {
     let policies = [("unique", KeyPolicy::Unique), ("exact", KeyPolicy::Exact)];
-    let priorities =
-        [("interactive", Priority::Interactive), ("normal", Priority::Normal), ("background", Priority::Background)];
     set(&mut config.key, table.parsed("key", KeyTemplate::parse));
     set(&mut config.key_policy, table.choice("key_policy", &policies));
     set(&mut config.overwrite, table.boolean("overwrite"));
-    set(&mut config.priority, table.choice("priority", &priorities));
+    set(&mut config.priority, table.choice("priority", &PRIORITIES));
     set(&mut config.on_denied, table.choice("on_denied", &[("wait", OnDenied::Wait), ("fail", OnDenied::Fail)]));
     config.device = table.parsed("device", |text| check_device(text).map(|()| text.to_owned()));
     if config.overwrite && config.key_policy == KeyPolicy::Unique {
