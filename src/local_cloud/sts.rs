@@ -23,6 +23,9 @@ pub use access::Role;
 pub use query::QueryReply;
 use sealed::{SealedSession, Seals};
 
+/// The condition key that says whose credentials of an identity pool these are.
+const IDENTITY_ID: &str = "cognito-identity.amazonaws.com:sub";
+
 /// Who signed a request, as the server found it out from the signature.
 #[derive(Debug, Clone)]
 pub enum Auth {
@@ -159,6 +162,13 @@ impl Sts {
             return Err(SessionError::Expired);
         }
         Ok(Auth::Role(self.principal(&session)))
+    }
+
+    /// The identity id whose keys these are, where the token is one of ours and belongs to them; ended ones count as well.
+    pub fn identity_id(&self, access_key_id: &str, session_token: Option<&str>) -> Option<String> {
+        let session = self.0.seals.open(session_token?)?;
+        let names = session.context.get(IDENTITY_ID).filter(|_| session.access_key_id == access_key_id)?;
+        names.first().cloned()
     }
 
     /// Makes credentials for a role. Does not ask whether anybody may have them: see [`Sts::trusts_web_identity`].

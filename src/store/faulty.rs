@@ -49,7 +49,7 @@ struct Plan {
     next: BTreeMap<Operation, VecDeque<Fault>>,
     always: BTreeMap<Operation, Fault>,
     calls: BTreeMap<Operation, usize>,
-    signers: Vec<String>,
+    signed: Vec<(String, String)>,
     part_bytes: u64,
     gates: BTreeMap<Operation, tokio::sync::watch::Receiver<bool>>,
     at_gate: BTreeMap<Operation, usize>,
@@ -129,13 +129,18 @@ impl Faulty {
 
     /// Access key ids in the order of the calls.
     pub fn signers(&self) -> Vec<String> {
-        self.plan.lock().expect("no panic").signers.clone()
+        self.signed().into_iter().map(|(access_key_id, _)| access_key_id).collect()
     }
 
-    fn begin(&self, operation: Operation, signer: &Signer) -> Option<Fault> {
+    /// Access key ids and the objects' keys, in the order of the calls.
+    pub fn signed(&self) -> Vec<(String, String)> {
+        self.plan.lock().expect("no panic").signed.clone()
+    }
+
+    fn begin(&self, operation: Operation, signer: &Signer, target: &Target) -> Option<Fault> {
         let mut plan = self.plan.lock().expect("no panic");
         *plan.calls.entry(operation).or_default() += 1;
-        plan.signers.push(signer.access_key_id.clone());
+        plan.signed.push((signer.access_key_id.clone(), target.key.clone()));
         self.called.send_replace(());
         let next = plan.next.get_mut(&operation).and_then(VecDeque::pop_front);
         next.or_else(|| plan.always.get(&operation).copied())
@@ -145,9 +150,10 @@ impl Faulty {
         &self,
         operation: Operation,
         signer: &Signer,
+        target: &Target,
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match self.begin(operation, signer) {
+        match self.begin(operation, signer, target) {
             None => work.await,
             Some(Fault::Before(kind)) => Err(StoreError::not_done("faulty", kind, "refused on purpose")),
             Some(Fault::After(kind)) => {
@@ -185,14 +191,14 @@ impl ObjectStore for Faulty {
 
     async fn put(&self, signer: &Signer, target: &Target, body: &PartBody) -> Result<Stored, StoreError> {
         self.pass_gate(Operation::Put).await;
-        let stored = self.play(Operation::Put, signer, self.inner.put(signer, target, body)).await;
+        let stored = self.play(Operation::Put, signer, target, self.inner.put(signer, target, body)).await;
         self.plan.lock().expect("no panic").part_bytes += body.len;
         stored
     }
 
     async fn create_multipart(&self, signer: &Signer, target: &Target) -> Result<String, StoreError> {
         let work = self.inner.create_multipart(signer, target);
-        let created = self.play(Operation::CreateMultipart, signer, work).await;
+        let created = self.play(Operation::CreateMultipart, signer, target, work).await;
         self.pass_gate(Operation::CreateMultipart).await;
         created
     }
@@ -207,7 +213,7 @@ impl ObjectStore for Faulty {
     ) -> Result<PartReceipt, StoreError> {
         self.pass_gate(Operation::UploadPart).await;
         let work = self.inner.upload_part(signer, target, multipart_id, number, body);
-        let receipt = self.play(Operation::UploadPart, signer, work).await;
+        let receipt = self.play(Operation::UploadPart, signer, target, work).await;
         self.plan.lock().expect("no panic").part_bytes += body.len;
         receipt
     }
@@ -220,11 +226,11 @@ impl ObjectStore for Faulty {
         parts: &[PartReceipt],
     ) -> Result<Stored, StoreError> {
         let work = self.inner.complete(signer, target, multipart_id, parts);
-        self.play(Operation::Complete, signer, work).await
+        self.play(Operation::Complete, signer, target, work).await
     }
 
     async fn abort(&self, signer: &Signer, target: &Target, multipart_id: &str) -> Result<(), StoreError> {
-        self.play(Operation::Abort, signer, self.inner.abort(signer, target, multipart_id)).await
+        self.play(Operation::Abort, signer, target, self.inner.abort(signer, target, multipart_id)).await
     }
 
     async fn list_parts(
@@ -233,10 +239,10 @@ impl ObjectStore for Faulty {
         target: &Target,
         multipart_id: &str,
     ) -> Result<Vec<PartReceipt>, StoreError> {
-        self.play(Operation::ListParts, signer, self.inner.list_parts(signer, target, multipart_id)).await
+        self.play(Operation::ListParts, signer, target, self.inner.list_parts(signer, target, multipart_id)).await
     }
 
     async fn head(&self, signer: &Signer, target: &Target) -> Result<Option<ObjectHead>, StoreError> {
-        self.play(Operation::Head, signer, self.inner.head(signer, target)).await
+        self.play(Operation::Head, signer, target, self.inner.head(signer, target)).await
     }
 }

@@ -60,6 +60,8 @@ mod local_cloud_s3;
 #[cfg(feature = "local-cloud")]
 mod local_cloud_scenario;
 #[cfg(feature = "local-cloud")]
+mod owners;
+#[cfg(feature = "local-cloud")]
 mod rehearsal;
 #[cfg(feature = "local-cloud")]
 mod rig;

@@ -141,11 +141,14 @@ impl Services {
             return Ok(answer::seal(reply, shape, &self.site.clock));
         }
         let call = Call::new(parts, route, shape, payload);
+        let access_key_id = sigv4::access_key_id(&call.parts.headers, call.parts.uri.query());
+        let token = call.parts.headers.get("x-amz-security-token").and_then(|token| token.to_str().ok());
         let mut record = RequestRecord {
             sequence: 0,
             unix_ms: unix_ms(self.site.clock.wall()),
             operation: call.operation.clone(),
-            access_key_id: sigv4::access_key_id(&call.parts.headers, call.parts.uri.query()),
+            identity_id: access_key_id.as_deref().and_then(|id| self.sts.identity_id(id, token)),
+            access_key_id,
             bucket: call.target.bucket.clone(),
             key: call.target.key.clone(),
             status: None,

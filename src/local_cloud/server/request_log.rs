@@ -1,5 +1,5 @@
-//! Who asked for what: the last requests, for tests. Holds access key ids, operations and keys; never a secret, a
-//! token or a body.
+//! Who asked for what: the last requests, for tests. Holds access key ids, identity ids, operations and keys; never a
+//! secret, a token or a body.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,8 @@ pub struct RequestRecord {
     pub operation: String,
     /// The key id that the request names; none for an unsigned one. Not necessarily a right one: see the status.
     pub access_key_id: Option<String>,
+    /// The identity id whose keys these are, by the session token; none for keys of nobody in an identity pool.
+    pub identity_id: Option<String>,
     /// S3's bucket; empty for other services.
     pub bucket: String,
     /// S3's key, decoded; empty for other services.

@@ -40,6 +40,8 @@ struct PeopleState {
     too_early: bool,
     /// Who is a guest.
     guests: BTreeSet<u32>,
+    /// Who it is that is signed in under a uid, where that is not always the same one.
+    users: BTreeMap<u32, &'static str>,
     /// How many more times somebody who asks is told that sessions take uploads; then everybody signs out.
     looks_left: Option<u32>,
 }
@@ -50,6 +52,12 @@ impl People {
         state.signed_in.insert(uid);
         state.signing_out.remove(&uid);
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// The uid's session is this user's from now on.
+    pub(super) fn sign_in_as(&self, uid: u32, user: &'static str) {
+        self.state.lock().unwrap().users.insert(uid, user);
+        self.sign_in(uid);
     }
 
     pub(super) fn sign_out(&self, uid: u32) {
@@ -89,6 +97,12 @@ impl People {
     }
 }
 
+impl PeopleState {
+    fn identity_id(&self, uid: u32) -> String {
+        format!("us-east-1:{uid}{}", self.users.get(&uid).unwrap_or(&""))
+    }
+}
+
 pub(super) fn session_of(uid: u32) -> SessionId {
     SessionId(format!("session-{uid}"))
 }
@@ -110,7 +124,7 @@ impl Tenants for People {
             username: String::new(),
             owner_uid: caller.uid,
             state: if leaving { SessionState::SigningOut } else { SessionState::Active },
-            identity_id: Some(format!("us-east-1:{}", caller.uid)),
+            identity_id: Some(state.identity_id(caller.uid)),
             groups: Vec::new(),
             create_time: SystemTime::UNIX_EPOCH,
             credentials_expire_time: None,
@@ -139,12 +153,12 @@ impl Tenants for People {
     }
 
     async fn identity_id(&self, caller: &Caller, _id: &SessionId) -> Result<String, SessionError> {
-        Ok(format!("us-east-1:{}", caller.uid))
+        Ok(self.state.lock().unwrap().identity_id(caller.uid))
     }
 
     async fn signer(&self, owner_uid: u32, _identity: &str, identity_id: &str) -> Result<Signer, SessionError> {
         let state = self.state.lock().unwrap();
-        if !state.signed_in.contains(&owner_uid) {
+        if !state.signed_in.contains(&owner_uid) || state.identity_id(owner_uid) != identity_id {
             return Err(SessionError::NeedsSignIn("sign in again".into()));
         }
         let generation = state.generation.get(&owner_uid).copied().unwrap_or(0);

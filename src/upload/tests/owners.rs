@@ -1,8 +1,10 @@
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::fixture::{ALICE, BOB, Device, photo, session_of, spec};
 use crate::session::{SessionError, SignOutUploads};
-use crate::store::faulty::Operation;
+use crate::store::StoreErrorKind as Kind;
+use crate::store::faulty::{Fault, Operation};
 use crate::upload::{ListFilter, Ulid, UploadError, UploadState, WaitReason, failure};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,4 +162,82 @@ async fn what_a_guest_left_that_is_gone_fails_with_its_bytes_kept() {
     daemon.retry(&ALICE, id).await.unwrap();
     assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
     assert_eq!(device.spool_files(), 0);
+}
+
+/// What happens on a device that two people share under one uid.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    Uploads { large: bool },
+    SignsIn(&'static str),
+    SignsOut,
+    Pauses(bool),
+    Fails(Operation, Kind),
+    Crashes,
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let operation = prop_oneof![Just(Operation::Put), Just(Operation::UploadPart), Just(Operation::Complete)];
+    let kind =
+        prop_oneof![Just(Kind::CredentialsExpired), Just(Kind::AccessDenied), Just(Kind::Server), Just(Kind::Offline)];
+    prop_oneof![
+        4 => any::<bool>().prop_map(|large| Turn::Uploads { large }),
+        2 => prop_oneof![Just("ada"), Just("bea")].prop_map(Turn::SignsIn),
+        1 => Just(Turn::SignsOut),
+        2 => any::<bool>().prop_map(Turn::Pauses),
+        2 => (operation, kind).prop_map(|(operation, kind)| Turn::Fails(operation, kind)),
+        1 => Just(Turn::Crashes),
+    ]
+}
+
+async fn share_a_device(turns: &[Turn]) {
+    let device = Device::new();
+    let mut daemon = device.start().await;
+    device.people.sign_in_as(ALICE.uid, "ada");
+    let mut ids = Vec::new();
+    for turn in turns {
+        match *turn {
+            Turn::Uploads { large } => {
+                let id = Ulid::generate();
+                let accepted = daemon.stream(id, spec("cat.jpg"), &photo(if large { 200_000 } else { 2_000 })).await;
+                ids.extend(accepted.ok().map(|_| id));
+            }
+            Turn::SignsIn(user) => device.people.sign_in_as(ALICE.uid, user),
+            Turn::SignsOut => {
+                device.people.sign_out(ALICE.uid);
+                daemon.session_ended(&session_of(ALICE.uid), SignOutUploads::Park).await.unwrap();
+            }
+            Turn::Pauses(paused) => daemon.set_paused(paused),
+            Turn::Fails(operation, kind) => device.store.next(operation, Fault::Before(kind)),
+            Turn::Crashes => {
+                daemon.crash().await;
+                daemon = device.start().await;
+            }
+        }
+    }
+    device.store.clear();
+    daemon.set_paused(false);
+    for user in ["ada", "bea"] {
+        device.people.sign_in_as(ALICE.uid, user);
+        for id in &ids {
+            let theirs = daemon.get(&ALICE, *id).await.unwrap().key.contains(user);
+            if theirs {
+                assert_eq!(daemon.end(*id).await.state, UploadState::Succeeded);
+            }
+        }
+    }
+    for (access_key_id, key) in device.store.signed() {
+        let identity_id = access_key_id.split('#').next().unwrap();
+        assert!(key.starts_with(&format!("users/{identity_id}/")), "{key} was signed with keys of {identity_id}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Whoever signs in, out and in again, whatever fails: every call about an object is signed by its own user.
+    #[test]
+    fn nobody_signs_anothers_upload(turns in proptest::collection::vec(turn(), 4..24)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(share_a_device(&turns));
+    }
 }
