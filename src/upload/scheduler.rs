@@ -32,9 +32,12 @@ impl LaneKey {
 /// How many priorities there are; 0 is first.
 pub const PRIORITIES: usize = 3;
 
-/// How many starts of other priorities may pass over one that has something ready; then it goes next. So in the worst
+/// How many starts of other priorities of its track may pass over one that has something ready; then it goes next. So in the worst
 /// case every eighth start is a background one, and every fourth or fifth a normal one.
 const PASSED_OVER_MAX: [u32; PRIORITIES] = [u32::MAX, 3, 7];
+
+/// How many starts of one track may pass over the other where both could go.
+const TRACK_PASSED_OVER_MAX: u32 = 3;
 
 /// An upload that failed by itself so often goes behind those that were ready meanwhile; before, it keeps its age. Else
 /// uploads that never get through would fill the places again and again before anybody younger.
@@ -59,7 +62,8 @@ pub struct Queue {
     lane_of: HashMap<LaneKey, u32>,
     /// Lanes without uploads, for the next keys.
     unused: Vec<u32>,
-    levels: [Level; PRIORITIES],
+    /// Of small and of large uploads: [`Class::track`].
+    tracks: [Track; 2],
     places: HashMap<Ulid, Place>,
     delayed: BTreeSet<(BootInstant, Ulid)>,
     gates: HashMap<String, Gate>,
@@ -71,7 +75,16 @@ pub struct Queue {
     next_age: u64,
 }
 
-/// One priority.
+/// Small uploads take turns among each other, as do large ones: a small one that goes into the kept place must not use up
+/// its lane's or its priority's turn for large ones.
+#[derive(Debug, Default)]
+struct Track {
+    levels: [Level; PRIORITIES],
+    /// Starts of the other track since the last one of this, while it could have gone as well.
+    passed_over: u32,
+}
+
+/// One priority of a track.
 #[derive(Debug, Default)]
 struct Level {
     /// Lanes with something ready, in the order in which they are next.
@@ -84,19 +97,28 @@ struct Level {
 struct Lane {
     key: LaneKey,
     uploads: usize,
-    ready: [Ready; PRIORITIES],
+    /// By track and priority.
+    lines: [[Line; PRIORITIES]; 2],
     hold: Option<Hold>,
     failures: u32,
+}
+
+/// What is ready of a lane, in one track at one priority.
+#[derive(Debug, Default)]
+struct Line {
+    ready: BTreeMap<u64, Ulid>,
     /// The age of the upload that was started last and came back, because its lane or its destination is closed or
     /// because it was interrupted: the next one to start is another one, so that none holds up all others for ever.
     tried: Option<u64>,
 }
 
-/// What is ready of a lane at one priority, by age.
-#[derive(Debug, Default)]
-struct Ready {
-    small: BTreeMap<u64, Ulid>,
-    large: BTreeMap<u64, Ulid>,
+/// What a track would start next.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    track: usize,
+    level: usize,
+    lane: u32,
+    id: Ulid,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -141,21 +163,18 @@ enum Turn {
     Running,
 }
 
-impl Ready {
-    fn line(&mut self, is_small: bool) -> &mut BTreeMap<u64, Ulid> {
-        if is_small { &mut self.small } else { &mut self.large }
-    }
+const SMALL: usize = 0;
+const LARGE: usize = 1;
 
-    fn is_empty(&self) -> bool {
-        self.small.is_empty() && self.large.is_empty()
+impl Lane {
+    fn came_back(&mut self, place: Place) {
+        self.lines[place.class.track()][usize::from(place.class.priority)].tried = Some(place.age);
     }
+}
 
-    /// The oldest one, or where somebody has `tried`, the oldest behind that.
-    fn head(&self, large_fits: bool, tried: Option<u64>) -> Option<Ulid> {
-        let none = BTreeMap::new();
-        let lines = [&self.small, if large_fits { &self.large } else { &none }];
-        let behind = tried.and_then(|tried| lines.iter().filter_map(|line| line.range(tried + 1..).next()).min());
-        behind.or_else(|| lines.iter().filter_map(|line| line.first_key_value()).min()).map(|(_, id)| *id)
+impl Class {
+    fn track(self) -> usize {
+        if self.is_small { SMALL } else { LARGE }
     }
 }
 
@@ -188,8 +207,7 @@ impl Queue {
         if let Some(lane) = self.lane_of.get(key) {
             return *lane;
         }
-        let new =
-            Lane { key: key.clone(), uploads: 0, ready: Default::default(), hold: None, failures: 0, tried: None };
+        let new = Lane { key: key.clone(), uploads: 0, lines: Default::default(), hold: None, failures: 0 };
         let lane = match self.unused.pop() {
             Some(lane) => {
                 self.lanes[lane as usize] = new;
@@ -215,11 +233,24 @@ impl Queue {
         if self.paused || self.running.len() >= slots {
             return None;
         }
-        let large_fits = self.large_fits(slots);
-        let overdue = |level: &usize| self.levels[*level].passed_over >= PASSED_OVER_MAX[*level];
-        let mut order: Vec<usize> = (0..PRIORITIES).rev().filter(overdue).collect();
-        order.extend(0..PRIORITIES);
-        order.into_iter().find_map(|level| self.take(level, now, large_fits))
+        let small = self.candidate(SMALL, now);
+        let large = if self.large_fits(slots) { self.candidate(LARGE, now) } else { None };
+        let next = match (small, large) {
+            (Some(small), Some(large)) => self.either(small, large),
+            (small, large) => small.or(large)?,
+        };
+        self.start(next, now);
+        Some(next.id)
+    }
+
+    /// The more urgent one, or the small one; unless the other track was passed over for too long.
+    fn either(&mut self, small: Candidate, large: Candidate) -> Candidate {
+        let overdue = |track: &usize| self.tracks[*track].passed_over >= TRACK_PASSED_OVER_MAX;
+        let preferred = if large.level < small.level { LARGE } else { SMALL };
+        let track = [SMALL, LARGE].into_iter().find(overdue).unwrap_or(preferred);
+        self.tracks[track].passed_over = 0;
+        self.tracks[1 - track].passed_over += 1;
+        if track == SMALL { small } else { large }
     }
 
     fn large_fits(&self, slots: usize) -> bool {
@@ -231,11 +262,7 @@ impl Queue {
         if self.paused || self.large_fits(slots) {
             return None;
         }
-        let waits = |lane: &Lane, level: usize| self.is_open(lane, level, now) && !lane.ready[level].large.is_empty();
-        let waiting =
-            self.levels.iter().enumerate().position(|(number, level)| {
-                level.turns.iter().any(|lane| waits(&self.lanes[*lane as usize], number))
-            })?;
+        let waiting = self.candidates(LARGE, now).map(|candidate| candidate.level).min()?;
         let urgency =
             |id: &Ulid| self.places.get(id).filter(|place| !place.class.is_small).map(|place| place.class.priority);
         let others = self.running.iter().filter(|(_, since)| now.saturating_since(**since) >= TURN_MIN);
@@ -247,29 +274,52 @@ impl Queue {
         self.metered.waits[level] && !self.metered.local.contains(&lane.key.destination)
     }
 
-    /// Starts the first lane's that may go. One that may not keeps its turn.
-    fn take(&mut self, level: usize, now: BootInstant, large_fits: bool) -> Option<Ulid> {
-        let mut lanes = self.levels[level].turns.iter();
-        let (number, id) = lanes.find_map(|lane| Some((*lane, self.head(*lane, level, now, large_fits)?)))?;
-        self.had_its_turn(level, number);
+    /// Whose turn it is in a track: a priority that was passed over for too long, else the highest one that may go.
+    fn candidate(&self, track: usize, now: BootInstant) -> Option<Candidate> {
+        let levels = &self.tracks[track].levels;
+        let overdue = |next: &Candidate| levels[next.level].passed_over >= PASSED_OVER_MAX[next.level];
+        let next: Vec<Candidate> = self.candidates(track, now).collect();
+        next.iter().rev().find(|next| overdue(next)).or(next.first()).copied()
+    }
+
+    /// Of each priority the first lane's that may go, highest first. A lane that may not keeps its turn.
+    fn candidates(&self, track: usize, now: BootInstant) -> impl Iterator<Item = Candidate> {
+        let first = move |(level, turns): (usize, &Level)| {
+            turns.turns.iter().find_map(|lane| {
+                let id = self.head(*lane, track, level, now)?;
+                Some(Candidate { track, level, lane: *lane, id })
+            })
+        };
+        self.tracks[track].levels.iter().enumerate().filter_map(first)
+    }
+
+    /// What the lane would start now, if its user and its destination let it: the oldest one, or where somebody has
+    /// tried, the oldest behind that.
+    fn head(&self, lane: u32, track: usize, level: usize, now: BootInstant) -> Option<Ulid> {
+        let lane = &self.lanes[lane as usize];
+        if !self.is_open(lane, level, now) {
+            return None;
+        }
+        let line = &lane.lines[track][level];
+        let behind = line.tried.and_then(|tried| line.ready.range(tried + 1..).next());
+        behind.or_else(|| line.ready.first_key_value()).map(|(_, id)| *id)
+    }
+
+    fn start(&mut self, next: Candidate, now: BootInstant) {
+        let Candidate { track, level, lane, id } = next;
+        self.had_its_turn(track, level, lane);
         self.leave_ready(id);
-        let place = self.places.get_mut(&id)?;
-        place.turn = Turn::Running;
-        self.running_large += usize::from(!place.class.is_small);
+        if let Some(place) = self.places.get_mut(&id) {
+            place.turn = Turn::Running;
+        }
+        self.running_large += usize::from(track == LARGE);
         self.running.insert(id, now);
-        let lane = &mut self.lanes[number as usize];
+        let lane = &mut self.lanes[lane as usize];
         lane.hold = None;
-        lane.tried = None;
+        lane.lines[track][level].tried = None;
         if let Some(gate) = self.gates.get_mut(&lane.key.destination) {
             gate.probe = Some(id);
         }
-        Some(id)
-    }
-
-    /// What the lane would start now, if its user and its destination let it.
-    fn head(&self, lane: u32, level: usize, now: BootInstant, large_fits: bool) -> Option<Ulid> {
-        let lane = &self.lanes[lane as usize];
-        if self.is_open(lane, level, now) { lane.ready[level].head(large_fits, lane.tried) } else { None }
     }
 
     fn is_open(&self, lane: &Lane, level: usize, now: BootInstant) -> bool {
@@ -280,15 +330,16 @@ impl Queue {
     }
 
     /// All lanes of the session go to the end, this one last; and whoever was passed over remembers it.
-    fn had_its_turn(&mut self, level: usize, lane: u32) {
+    fn had_its_turn(&mut self, track: usize, level: usize, lane: u32) {
         let (lanes, key) = (&self.lanes, &self.lanes[lane as usize].key);
         let rank = |other: &u32| match *other {
             other if other == lane => 2,
             other => u8::from(lanes[other as usize].key.is_of_session_of(key)),
         };
+        let levels = &mut self.tracks[track].levels;
         // Stable: everybody else keeps the order.
-        self.levels[level].turns.make_contiguous().sort_by_key(rank);
-        for (number, other) in self.levels.iter_mut().enumerate() {
+        levels[level].turns.make_contiguous().sort_by_key(rank);
+        for (number, other) in levels.iter_mut().enumerate() {
             let waits = number != level && !other.turns.is_empty();
             other.passed_over = if waits { other.passed_over.saturating_add(1) } else { 0 };
         }
@@ -314,21 +365,21 @@ impl Queue {
     fn make_ready(&mut self, id: Ulid) {
         let Some(place) = self.places.get_mut(&id) else { return };
         place.turn = Turn::Ready;
-        let level = usize::from(place.class.priority);
-        let ready = &mut self.lanes[place.lane as usize].ready[level];
+        let (track, level) = (place.class.track(), usize::from(place.class.priority));
+        let ready = &mut self.lanes[place.lane as usize].lines[track][level].ready;
         if ready.is_empty() {
-            self.levels[level].turns.push_back(place.lane);
+            self.tracks[track].levels[level].turns.push_back(place.lane);
         }
-        ready.line(place.class.is_small).insert(place.age, id);
+        ready.insert(place.age, id);
     }
 
     fn leave_ready(&mut self, id: Ulid) {
         let Some(place) = self.places.get(&id) else { return };
-        let level = usize::from(place.class.priority);
-        let ready = &mut self.lanes[place.lane as usize].ready[level];
-        ready.line(place.class.is_small).remove(&place.age);
+        let (track, level) = (place.class.track(), usize::from(place.class.priority));
+        let ready = &mut self.lanes[place.lane as usize].lines[track][level].ready;
+        ready.remove(&place.age);
         if ready.is_empty() {
-            self.levels[level].turns.retain(|lane| *lane != place.lane);
+            self.tracks[track].levels[level].turns.retain(|lane| *lane != place.lane);
         }
     }
 
@@ -340,7 +391,7 @@ impl Queue {
         let lane = &mut self.lanes[place.lane as usize];
         if let Some(gate) = self.gates.get_mut(&lane.key.destination).filter(|gate| gate.probe == Some(id)) {
             gate.probe = None;
-            lane.tried = Some(place.age);
+            lane.came_back(place);
         }
         Some(place)
     }
@@ -396,7 +447,7 @@ impl Queue {
         let until = until(lane.failures);
         lane.failures = lane.failures.saturating_add(1);
         lane.hold = Some(Hold { reason, until });
-        lane.tried = Some(place.age);
+        lane.came_back(place);
     }
 
     /// A running upload found its destination unreachable: all wait until `until(failures)`.
@@ -408,7 +459,7 @@ impl Queue {
         // Uploads that were under way when the link went find out one after the other; that is one failure, not four.
         let first = before.is_none_or(|gate| gate.probe == Some(id));
         if let Some(place) = self.stop_running(id) {
-            self.lanes[place.lane as usize].tried = Some(place.age);
+            self.lanes[place.lane as usize].came_back(place);
             self.make_ready(id);
         }
         if first {
@@ -420,7 +471,7 @@ impl Queue {
     /// A running upload was interrupted and is ready again; another one of its lane goes next.
     pub fn put_back(&mut self, id: Ulid) {
         if let Some(place) = self.stop_running(id) {
-            self.lanes[place.lane as usize].tried = Some(place.age);
+            self.lanes[place.lane as usize].came_back(place);
             self.make_ready(id);
         }
     }

@@ -102,6 +102,32 @@ fn a_large_one_makes_room_for_one_that_is_more_urgent() {
 }
 
 #[test]
+fn small_ones_in_the_kept_place_use_up_no_turn_of_large_ones() {
+    let mut queue = Queue::default();
+    let (mut smalls, mut larges) = (1_000, 2_000);
+    queue.push(id(1), &lane(1), class(1, false));
+    for _ in 0..8 {
+        for uid in 1..3 {
+            smalls += 1;
+            queue.push(id(smalls), &lane(uid), NORMAL);
+            larges += 1;
+            queue.push(id(larges), &lane(2), class(0, false));
+        }
+        while let Some(next) = queue.next(at(0), 2) {
+            if next == id(1) {
+                return;
+            }
+            if next < id(2_000) {
+                queue.remove(next);
+            }
+        }
+        let large = *queue.running.keys().next().unwrap();
+        queue.remove(large);
+    }
+    panic!("the large one never started");
+}
+
+#[test]
 fn one_probe_finds_out_for_all() {
     let mut queue = Queue::default();
     for number in 0..4 {
