@@ -124,6 +124,7 @@ impl Server {
         http.timer(TokioTimer::new())
             .initial_stream_window_size(config.window_bytes)
             .initial_connection_window_size(config.window_bytes)
+            .max_frame_size(config.max_frame_bytes)
             .max_concurrent_streams(config.max_streams_per_connection)
             .max_header_list_size(config.max_header_bytes)
             // Late bytes of refused streams count as local errors, so hyper's own, wider limit stays for those.

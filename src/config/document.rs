@@ -136,6 +136,7 @@ fn read_api(mut table: Section<'_>) -> api::Config {
     set(&mut config.max_message_bytes, size(table.integer("max_message_bytes", 65_536..=64 * MIB)));
     set(&mut config.max_header_bytes, small(table.integer("max_header_bytes", 1_024..=MIB)));
     set(&mut config.max_reset_streams, size(table.integer("max_reset_streams", 1..=10_000)));
+    set(&mut config.max_frame_bytes, small(table.integer("max_frame_bytes", 16_384..=16_777_215)));
     set(&mut config.window_bytes, small(table.integer("window_bytes", 65_535..=64 * MIB)));
     set(&mut config.keepalive_interval_ms, table.integer("keepalive_interval_ms", 1_000..=3_600_000));
     set(&mut config.keepalive_timeout_ms, table.integer("keepalive_timeout_ms", 1_000..=3_600_000));
