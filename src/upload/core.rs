@@ -75,6 +75,8 @@ pub(super) struct Note {
     pub(super) attempts: u32,
     /// For how long it has failed by itself.
     pub(super) failing: Option<Failing>,
+    /// The most bytes in parts that the store ever had of it: what is sent again is no progress.
+    pub(super) most_stored: u64,
     /// How many transfers in a row stalled: each is given twice the time of the one before.
     pub(super) stalls: u32,
     /// The last attempt left no part of which nobody knows whether the store has it.
@@ -225,9 +227,21 @@ impl Core {
         change(lock(&self.notes).entry(id).or_default());
     }
 
-    /// It got on: it does not keep failing. True where the journal says that it does.
-    pub(super) fn got_on(&self, id: Ulid) -> bool {
-        lock(&self.notes).get_mut(&id).and_then(|note| note.failing.take()).is_some_and(|failing| failing.is_saved())
+    /// The store has so much of it. More than ever: it got on, and does not keep failing. True where the journal says that
+    /// it does.
+    pub(super) fn got_on(&self, id: Ulid, stored_bytes: u64) -> bool {
+        let mut notes = lock(&self.notes);
+        let note = notes.entry(id).or_default();
+        if stored_bytes <= note.most_stored {
+            return false;
+        }
+        note.most_stored = stored_bytes;
+        note.failing.take().is_some_and(|failing| failing.is_saved())
+    }
+
+    /// Everybody waits now, or did: the time until they fail next is none of their own.
+    pub(super) fn break_failing(&self) {
+        lock(&self.notes).values_mut().filter_map(|note| note.failing.as_mut()).for_each(Failing::interrupted);
     }
 
     /// Times of failing that are not written down yet.
@@ -277,6 +291,7 @@ impl Core {
     /// Stops and starts sending. What is on its way ends its parts and goes on afterwards.
     pub(super) fn set_paused(&self, paused: bool) {
         self.queue().set_paused(paused);
+        self.break_failing();
         if paused {
             self.rest(|_| true);
         }

@@ -107,7 +107,17 @@ impl Drop for Attempt<'_> {
 async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
     let attempt = Attempt { core: &core, id, running: running.clone() };
     let row = core.journal.find(id).await;
-    let failing_s = row.as_ref().ok().and_then(Option::as_ref).map_or(0, |row| row.failing_s);
+    if let Ok(Some(row)) = &row
+        && row.failing_s > 0
+    {
+        core.amend(id, |note| {
+            if note.failing.is_none() {
+                // From before the daemon started. Nobody knows how much the store has had of one that must begin anew.
+                note.failing = Some(Failing::saved(row.failing_s));
+                note.most_stored = if row.multipart_id.is_none() { u64::MAX } else { 0 };
+            }
+        });
+    }
     let early = match &row {
         Ok(Some(row)) if row.phase == Phase::Receiving => Some((lane_of(row), row.spec.priority)),
         _ => None,
@@ -141,9 +151,12 @@ async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
         }
         Some(Ended::Failed(why)) if early.is_some() => stop_early(&core, id, &why).await,
         Some(Ended::Failed(why)) => fail(&core, id, why).await,
-        Some(Ended::Wait(wait)) if wait.counts && early.is_none() => failed_again(&core, id, failing_s, &wait).await,
+        Some(Ended::Wait(wait)) if wait.counts && early.is_none() => failed_again(&core, id, &wait).await,
         Some(Ended::Wait(wait)) => put_aside(&core, id, &wait),
-        Some(Ended::Stopped) => core.queue().put_back(id),
+        Some(Ended::Stopped) => {
+            core.amend(id, |note| note.failing.iter_mut().for_each(Failing::interrupted));
+            core.queue().put_back(id);
+        }
         Some(Ended::Drained) => core.queue().remove(id),
     }
     drop(attempt);
@@ -251,11 +264,11 @@ async fn fail(core: &Core, id: Ulid, why: UploadFailure) {
 
 /// An upload failed by itself. One that has done so for its whole lifetime is set aside: it must not take turns from others
 /// for ever.
-async fn failed_again(core: &Core, id: Ulid, saved_s: u64, wait: &Wait) {
+async fn failed_again(core: &Core, id: Ulid, wait: &Wait) {
     let now = core.clock.boot();
     let (mut failing_s, mut unsaved) = (0, None);
     core.amend(id, |note| {
-        let failing = note.failing.get_or_insert_with(|| Failing::saved(saved_s));
+        let failing = note.failing.get_or_insert_with(|| Failing::saved(0));
         failing.failed(now);
         failing_s = failing.seconds();
         unsaved = if failing.is_due() { failing.save() } else { None };
@@ -280,6 +293,9 @@ fn put_aside(core: &Core, id: Ulid, wait: &Wait) {
     core.amend(id, |note| {
         note.failure = Some(wait.failure.clone());
         note.attempts = note.attempts.saturating_add(u32::from(wait.counts));
+        if !wait.counts {
+            note.failing.iter_mut().for_each(Failing::interrupted);
+        }
         attempts = note.attempts;
     });
     let now = core.clock.boot();

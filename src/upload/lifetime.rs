@@ -33,6 +33,11 @@ impl Failing {
         }
     }
 
+    /// It is not tried for a while, for another reason than its own failures: the time until it fails next does not count.
+    pub fn interrupted(&mut self) {
+        self.last = None;
+    }
+
     /// All of it.
     pub fn seconds(&self) -> u64 {
         self.total.as_secs()
@@ -75,5 +80,9 @@ mod tests {
         failing.failed(at(10_000_000));
         assert_eq!((failing.seconds(), failing.is_due()), (4_000, true));
         assert_eq!((failing.save(), failing.is_due(), failing.save()), (Some(4_000), false, None));
+        failing.interrupted();
+        failing.failed(at(20_000_000));
+        failing.failed(at(20_000_060));
+        assert_eq!(failing.seconds(), 4_060, "no more than between the last two");
     }
 }

@@ -8,6 +8,7 @@ use crate::store::faulty::{Fault, Operation};
 use crate::upload::{Ulid, UploadState, WaitReason, failure};
 
 const HALF_AN_HOUR: Duration = Duration::from_secs(1_800);
+const PART: usize = 64 << 10;
 
 fn device() -> Device {
     let mut device = Device::new();
@@ -62,7 +63,9 @@ async fn one_that_keeps_failing_is_set_aside_after_its_lifetime_with_its_bytes_k
 
 #[tokio::test(flavor = "multi_thread")]
 async fn time_offline_parked_and_paused_is_no_failing() {
-    let device = device();
+    let mut device = device();
+    // Less than may count from one failure to the next.
+    device.config.max_failing_s = 1_800;
     let daemon = device.start().await;
     let (id, long) = (Ulid::generate(), Duration::from_secs(90 * 86_400));
     device.store.next(Operation::Put, Fault::Before(StoreErrorKind::Server));
@@ -88,4 +91,62 @@ async fn time_offline_parked_and_paused_is_no_failing() {
     device.clock.advance(long);
     daemon.link_returned();
     assert_eq!(daemon.end(id).await.state, UploadState::Succeeded, "the second failure of its own in a year");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sending_the_same_parts_again_is_no_progress() {
+    let device = device();
+    device.store.always(Operation::Complete, Some(Fault::Before(StoreErrorKind::InvalidParts)));
+    let mut daemon = device.start().await;
+    let id = Ulid::generate();
+    daemon.stream(id, spec("clip.mp4"), &photo(3 * PART)).await.unwrap();
+    let (mut seen, mut restarted) = (0, false);
+    let failed = loop {
+        let ended = |state| state == UploadState::Failed;
+        let view = daemon.until(id, |view| ended(view.state) || view.attempt_count > seen).await;
+        if ended(view.state) {
+            break view;
+        }
+        seen = view.attempt_count;
+        device.clock.advance(HALF_AN_HOUR);
+        if seen >= 5 && !restarted {
+            daemon.stop().await;
+            daemon = device.start().await;
+            (seen, restarted) = (0, true);
+        }
+        daemon.link_returned();
+        assert!(seen < 12, "still tried");
+    };
+    assert_eq!(failed.failure.unwrap().reason, failure::LIFETIME_EXCEEDED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_gets_through_ends_what_was_counted_before_a_restart() {
+    let device = device();
+    device.store.always(Operation::UploadPart, Some(Fault::Before(StoreErrorKind::Server)));
+    let daemon = device.start().await;
+    let id = Ulid::generate();
+    daemon.stream(id, spec("clip.mp4"), &photo(3 * PART)).await.unwrap();
+    // Three hours and a half; after four it would be set aside.
+    for failures in 1..=8 {
+        daemon.until(id, |view| view.attempt_count >= failures).await;
+        if failures < 8 {
+            device.clock.advance(HALF_AN_HOUR);
+            daemon.link_returned();
+        }
+    }
+    daemon.stop().await;
+    device.store.clear();
+    device.store.always(Operation::Complete, Some(Fault::Before(StoreErrorKind::Server)));
+    let daemon = device.start().await;
+    for failures in 1..=4 {
+        let view = daemon.until(id, |view| view.state == UploadState::Failed || view.attempt_count >= failures).await;
+        assert_ne!(view.state, UploadState::Failed, "{view:?}");
+        device.clock.advance(HALF_AN_HOUR);
+        if failures == 4 {
+            device.store.clear();
+        }
+        daemon.link_returned();
+    }
+    assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
 }

@@ -131,7 +131,9 @@ impl Transfer {
 
     async fn known_parts(&self) -> Result<BTreeMap<u32, PartReceipt>, Ended> {
         let known = self.core.journal.parts(self.row.id).await.map_err(|why| journal_failed(&why))?;
-        self.running.stored_bytes.store(known.iter().map(|part| part.size_bytes).sum(), Ordering::Relaxed);
+        let stored_bytes = known.iter().map(|part| part.size_bytes).sum();
+        self.running.stored_bytes.store(stored_bytes, Ordering::Relaxed);
+        self.core.amend(self.row.id, |note| note.most_stored = note.most_stored.max(stored_bytes));
         self.core.refresh(self.row.id);
         Ok(known.into_iter().map(|part| (part.number, part)).collect())
     }
@@ -300,8 +302,8 @@ impl Transfer {
                 if !kept.map_err(|why| Stop::Ended(journal_failed(&why)))? {
                     return Err(Stop::Ended(Ended::Stopped));
                 }
-                self.running.stored_bytes.fetch_add(receipt.size_bytes, Ordering::Relaxed);
-                if self.core.got_on(self.row.id) {
+                let before = self.running.stored_bytes.fetch_add(receipt.size_bytes, Ordering::Relaxed);
+                if self.core.got_on(self.row.id, before + receipt.size_bytes) {
                     let forgotten = self.core.journal.failing(vec![(self.row.id, 0)]).await;
                     forgotten.map_err(|why| Stop::Ended(journal_failed(&why)))?;
                 }
