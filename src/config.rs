@@ -181,14 +181,15 @@ mod tests {
     #[test]
     fn all_mistakes_are_reported_with_their_place() {
         let text = MINIMAL.replace("user_pool_id = \"us-east-1_EXAMPLE01\"\n", "user_pol_id = 7\n")
-            + "\n[api]\nmax_connections = \"many\"\n\n[upload]\npart_size_bytes = 5\n";
+            + "\n[api]\nmax_connections = \"many\"\n\n[upload]\npart_size_bytes = 5\nmax_uploads_in_flight = 1\n";
         let problems = Config::parse(&text).unwrap_err();
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(lines.len(), 4, "{lines:#?}");
+        assert_eq!(lines.len(), 5, "{lines:#?}");
         assert!(lines[0].contains("identity[0].tokens.user_pool_id: is missing"), "{lines:#?}");
         assert!(lines[1].contains("user_pol_id: unknown key; did you mean \"user_pool_id\"?"), "{lines:#?}");
         assert!(lines[2].contains("api.max_connections: must be a whole number"), "{lines:#?}");
         assert!(lines[3].contains("upload.part_size_bytes: must be a whole number from 5242880"), "{lines:#?}");
+        assert!(lines[4].contains("upload.max_uploads_in_flight: must be a whole number from 2"), "{lines:#?}");
         let line_of_mistake = 1 + text.lines().position(|line| line.starts_with("max_connections")).unwrap();
         assert_eq!((problems[2].line, problems[2].column), (line_of_mistake, 19));
     }

@@ -220,7 +220,7 @@ fn read_upload(mut table: Section<'_>) -> upload::Config {
     if (1..RATE_MIN).contains(&config.max_upload_bytes_per_s) {
         table.problem("max_upload_bytes_per_s", format!("must be 0 (no limit) or at least {RATE_MIN}"));
     }
-    set(&mut config.max_uploads_in_flight, size(table.integer("max_uploads_in_flight", 1..=256)));
+    set(&mut config.max_uploads_in_flight, size(table.integer("max_uploads_in_flight", 2..=256)));
     set(&mut config.part_attempts, small(table.integer("part_attempts", 1..=100)));
     set(&mut config.backoff_initial_ms, table.integer("backoff_initial_ms", 10..=60_000));
     set(&mut config.backoff_max_ms, table.integer("backoff_max_ms", 10..=86_400_000));

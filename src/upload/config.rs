@@ -31,7 +31,8 @@ pub struct Config {
     pub metered_interfaces: Vec<String>,
     /// Who goes over those all the same; others wait for another link.
     pub metered_priorities: Vec<Priority>,
-    /// Uploads that are sent at once.
+    /// Uploads that are sent at once; at least two, because one place is kept for small ones, which must not wait for large
+    /// ones to end.
     pub max_uploads_in_flight: usize,
     /// How many times a part is tried before its upload is put aside for a while.
     pub part_attempts: u32,

@@ -306,11 +306,11 @@ impl Core {
         running.iter().filter(|(id, _)| which(**id)).for_each(|(_, running)| running.rest.cancel());
     }
 
-    /// Lets an upload make room where a more urgent one needs it.
+    /// Lets uploads make room where more urgent ones need it.
     pub(super) fn make_room(&self, slots: usize) {
-        let tired = self.queue().should_rest(self.clock.boot(), slots);
-        if tired.is_some() {
-            self.rest(|id| Some(id) == tired);
+        let mut queue = self.queue();
+        while let Some(tired) = queue.should_rest(self.clock.boot(), slots) {
+            self.rest(|id| id == tired);
         }
     }
 

@@ -62,9 +62,10 @@ pub(super) async fn run(core: Arc<Core>) {
     }
 }
 
-/// How many uploads may be on their way: one more than there is room for on the wire, so that there is always a next one.
+/// How many uploads may be on their way: one more than there is room for on the wire, so that there is always a next one;
+/// and at least two, because one place is kept for small ones.
 fn slots(core: &Core) -> usize {
-    core.config().max_uploads_in_flight.max(1).min(core.wire.limit() + 1)
+    core.config().max_uploads_in_flight.max(2).min(core.wire.limit() + 1)
 }
 
 async fn release(core: Arc<Core>) {

@@ -3,8 +3,9 @@
 //! end, and that every upload which may start does so after a bounded number of other starts; must never forget an
 //! upload: each is ready, delayed or running until it is removed.
 
+mod room;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::Duration;
 
 use ulid::Ulid;
 
@@ -43,9 +44,6 @@ const TRACK_PASSED_OVER_MAX: u32 = 3;
 /// uploads that never get through would fill the places again and again before anybody younger.
 const FAILURES_WITH_AGE: u16 = 3;
 
-/// For how long a large upload keeps its place where a more urgent one waits for it: so long, that it gets on in any case.
-const TURN_MIN: Duration = Duration::from_secs(10);
-
 /// How an upload takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Class {
@@ -72,6 +70,8 @@ pub struct Queue {
     /// Since when.
     running: BTreeMap<Ulid, BootInstant>,
     running_large: usize,
+    /// Running ones that end their requests to make room.
+    resting: BTreeSet<Ulid>,
     next_age: u64,
 }
 
@@ -107,8 +107,8 @@ struct Lane {
 #[derive(Debug, Default)]
 struct Line {
     ready: BTreeMap<u64, Ulid>,
-    /// The age of the upload that was started last and came back, because its lane or its destination is closed or
-    /// because it was interrupted: the next one to start is another one, so that none holds up all others for ever.
+    /// The age of the upload that was started last and came back because its lane or its destination is closed: the next
+    /// one to start is another one, so that none holds up all others for ever.
     tried: Option<u64>,
 }
 
@@ -234,7 +234,7 @@ impl Queue {
             return None;
         }
         let small = self.candidate(SMALL, now);
-        let large = if self.large_fits(slots) { self.candidate(LARGE, now) } else { None };
+        let large = if self.large_may(slots) { self.candidate(LARGE, now) } else { None };
         let next = match (small, large) {
             (Some(small), Some(large)) => self.either(small, large),
             (small, large) => small.or(large)?,
@@ -253,21 +253,9 @@ impl Queue {
         if track == SMALL { small } else { large }
     }
 
-    fn large_fits(&self, slots: usize) -> bool {
-        self.running.len() < slots && (slots == 1 || self.running_large + 1 < slots)
-    }
-
-    /// A running upload that is to make room: it is large, and a large one of a higher priority has no place.
-    pub fn should_rest(&self, now: BootInstant, slots: usize) -> Option<Ulid> {
-        if self.paused || self.large_fits(slots) {
-            return None;
-        }
-        let waiting = self.candidates(LARGE, now).map(|candidate| candidate.level).min()?;
-        let urgency =
-            |id: &Ulid| self.places.get(id).filter(|place| !place.class.is_small).map(|place| place.class.priority);
-        let others = self.running.iter().filter(|(_, since)| now.saturating_since(**since) >= TURN_MIN);
-        let least = others.filter_map(|(id, _)| Some((urgency(id)?, *id))).max();
-        least.filter(|(priority, _)| usize::from(*priority) > waiting).map(|(_, id)| id)
+    /// True where large ones hold fewer places than they may; the only place is everybody's.
+    fn large_may(&self, slots: usize) -> bool {
+        self.running_large < slots.saturating_sub(1).max(1)
     }
 
     fn meter_holds(&self, lane: &Lane, level: usize) -> bool {
@@ -387,6 +375,7 @@ impl Queue {
     fn stop_running(&mut self, id: Ulid) -> Option<Place> {
         let place = *self.places.get(&id).filter(|place| place.turn == Turn::Running)?;
         self.running.remove(&id);
+        self.resting.remove(&id);
         self.running_large -= usize::from(!place.class.is_small);
         let lane = &mut self.lanes[place.lane as usize];
         if let Some(gate) = self.gates.get_mut(&lane.key.destination).filter(|gate| gate.probe == Some(id)) {
@@ -468,10 +457,10 @@ impl Queue {
         }
     }
 
-    /// A running upload was interrupted and is ready again; another one of its lane goes next.
+    /// A running upload was interrupted and is ready again. It is the first one of its lane to go on: a large one must not
+    /// wait until all others have had a try, while what it has at the store grows too old.
     pub fn put_back(&mut self, id: Ulid) {
-        if let Some(place) = self.stop_running(id) {
-            self.lanes[place.lane as usize].came_back(place);
+        if self.stop_running(id).is_some() {
             self.make_ready(id);
         }
     }
@@ -576,14 +565,14 @@ impl Queue {
         counts
     }
 
-    /// When, after `now`, [`Queue::next`] may have something that it has not now.
+    /// When, after `now`, [`Queue::next`] or [`Queue::should_rest`] may have something that it has not now.
     pub fn next_change(&self, now: BootInstant) -> Option<BootInstant> {
         let delayed = self.delayed.first().map(|(at, _)| *at);
         let later = |until: &BootInstant| *until > now;
         let held = self.lanes.iter().filter_map(|lane| lane.hold.and_then(|hold| hold.until)).filter(later).min();
         let open = self.gates.values().filter(|gate| gate.probe.is_none());
         let gated = open.map(|gate| gate.until).filter(later).min();
-        [delayed, held, gated].into_iter().flatten().min()
+        [delayed, held, gated, self.turn_ends(now)].into_iter().flatten().min()
     }
 }
 

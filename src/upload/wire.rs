@@ -36,9 +36,10 @@ pub(super) struct Place<'a> {
 }
 
 impl Wire {
-    /// `most` places, the kept one among them; where there is only one, none is kept.
+    /// `most` places, the kept one among them; where there are only two, none is kept: a large upload would have one part
+    /// at a time.
     pub(super) fn new(clock: Clock, most: usize) -> Self {
-        let kept = usize::from(most > 1);
+        let kept = usize::from(most > 2);
         let pace = Pace::new(most - kept);
         let there = pace.limit();
         Self {
@@ -150,6 +151,12 @@ mod tests {
         drop(third);
         waiting.await.expect("has its turn");
         assert_eq!(wire.places.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn two_places_are_everybodys() {
+        let wire = Wire::new(Clock::manual(std::time::UNIX_EPOCH), 2);
+        assert_eq!((wire.limit(), wire.places.available_permits(), wire.kept.available_permits()), (2, 2, 0));
     }
 
     #[tokio::test]

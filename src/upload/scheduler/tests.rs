@@ -102,6 +102,50 @@ fn a_large_one_makes_room_for_one_that_is_more_urgent() {
 }
 
 #[test]
+fn no_more_make_room_than_are_needed() {
+    let mut queue = Queue::default();
+    for number in 1..=3 {
+        queue.push(id(number), &lane(1), class(2, false));
+        queue.next(at(0), 4).unwrap();
+    }
+    queue.push(id(10), &lane(2), class(1, false));
+    assert_eq!(queue.next_change(at(0)), Some(at(10)), "then one has had its turn");
+    assert_eq!(queue.should_rest(at(10), 4), Some(id(3)));
+    assert_eq!(queue.should_rest(at(10), 4), None, "its place is enough");
+    queue.push(id(11), &lane(2), class(1, false));
+    assert_eq!((queue.should_rest(at(11), 4), queue.should_rest(at(11), 4)), (Some(id(2)), None));
+    queue.put_back(id(3));
+    queue.put_back(id(2));
+    assert_eq!((queue.next(at(12), 4), queue.next(at(12), 4)), (Some(id(10)), Some(id(11))));
+    assert_eq!((queue.should_rest(at(99), 4), queue.next_change(at(99))), (None, None));
+}
+
+#[test]
+fn nobody_makes_room_where_small_ones_have_it() {
+    let mut queue = Queue::default();
+    queue.push(id(1), &lane(1), class(2, false));
+    queue.push(id(2), &lane(1), NORMAL);
+    queue.push(id(3), &lane(1), NORMAL);
+    for _ in 0..3 {
+        queue.next(at(0), 3).unwrap();
+    }
+    queue.push(id(4), &lane(2), class(1, false));
+    assert_eq!((queue.next(at(20), 3), queue.should_rest(at(20), 3)), (None, None));
+    queue.remove(id(2));
+    assert_eq!(queue.next(at(20), 3), Some(id(4)));
+}
+
+#[test]
+fn one_that_was_interrupted_goes_on_before_its_equals() {
+    let mut queue = Queue::default();
+    (1..=3).for_each(|number| queue.push(id(number), &lane(1), class(1, false)));
+    for _ in 0..5 {
+        assert_eq!(queue.next(at(0), 2), Some(id(1)));
+        queue.put_back(id(1));
+    }
+}
+
+#[test]
 fn small_ones_in_the_kept_place_use_up_no_turn_of_large_ones() {
     let mut queue = Queue::default();
     let (mut smalls, mut larges) = (1_000, 2_000);
@@ -428,7 +472,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     /// While new uploads of every kind keep coming, old ones that can never get through are tried again and again, and
-    /// everything pauses now and then: every other upload starts.
+    /// everything pauses now and then: every other upload starts. Interrupted ones get through in the end.
     #[test]
     fn no_upload_starves(
         old in proptest::collection::vec((0_u32..3, any::<bool>(), 0_u8..3, any::<bool>(), fate()), 1..16),
@@ -447,6 +491,7 @@ proptest! {
                 waiting.insert(id);
             }
         }
+        let mut interruptions = 0;
         let mut comers = (1_000_u128..).zip(crowd.iter().cycle());
         let mut running = VecDeque::new();
         for now in 0..ROUNDS {
@@ -472,7 +517,14 @@ proptest! {
                 Fate::Delayed => queue.delay(id, WaitReason::Retry, at(now)),
                 Fate::ClosesItsLane => queue.hold(id, WaitReason::Credentials, |_| Some(at(now + 2))),
                 Fate::ClosesItsDestination => queue.gate(id, WaitReason::Offline, |failures| at(now + 1 + u64::from(failures.min(3)))),
-                Fate::Interrupted => queue.put_back(id),
+                Fate::Interrupted => {
+                    queue.put_back(id);
+                    // It gets on every time.
+                    interruptions += 1;
+                    if interruptions % 8 == 0 {
+                        fates.insert(id, Fate::Stored);
+                    }
+                }
             }
         }
         prop_assert!(waiting.is_empty(), "never started: {waiting:?}");
