@@ -161,6 +161,7 @@ impl Core {
         let settings = Arc::new(Settings { config: Arc::new(config), destinations });
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
         self.follow_meter();
+        self.refresh_all();
         self.wake.notify_one();
     }
 

@@ -10,9 +10,13 @@ impl Core {
     /// These interfaces lead off the device now.
     pub(super) fn network_changed(&self, interfaces: Vec<String>) {
         let is_there = !interfaces.is_empty();
-        let was_there = lock(&self.network).replace(interfaces).is_some_and(|before| !before.is_empty());
         {
+            // Before anything is read that decides: an older answer must not come after a newer one.
             let mut queue = self.queue();
+            let was_there = lock(&self.network).replace(interfaces).is_some_and(|before| !before.is_empty());
+            if is_there != was_there {
+                self.break_failing();
+            }
             if is_there {
                 queue.wake_link();
             } else if was_there {
@@ -30,6 +34,8 @@ impl Core {
 
     /// Makes of the way out and the configuration what the queue does.
     pub(super) fn follow_meter(&self) {
+        // Before anything is read that decides: an older answer must not come after a newer one.
+        let mut queue = self.queue();
         let config = self.config();
         let is_metered =
             lock(&self.network).iter().flatten().any(|interface| fits_any(&config.metered_interfaces, interface));
@@ -41,7 +47,6 @@ impl Core {
             .filter(|destination| destination.store.is_local())
             .map(|destination| destination.name)
             .collect();
-        let mut queue = self.queue();
         queue.set_metered(waits, local);
         self.rest(|id| queue.is_metered(id));
     }

@@ -262,18 +262,21 @@ impl Device {
         self.root.path().join("state")
     }
 
+    pub(super) fn destination(&self) -> Destination {
+        Destination {
+            name: "photos".into(),
+            prefix: "users/{identity_id}/".into(),
+            store: Arc::new(self.store.clone()),
+        }
+    }
+
     /// Starts a daemon; waits until the one before has let go of the state directory.
     pub(super) async fn start(&self) -> Running {
         loop {
             let (cancel, state_dir) = (CancellationToken::new(), self.state_dir());
-            let destination = Destination {
-                name: "photos".into(),
-                prefix: "users/{identity_id}/".into(),
-                store: Arc::new(self.store.clone()),
-            };
             let started = Uploads::start_for(
                 self.config.clone(),
-                vec![destination],
+                vec![self.destination()],
                 Arc::clone(&self.people) as Arc<dyn Tenants>,
                 &state_dir,
                 self.clock.clone(),

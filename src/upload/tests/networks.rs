@@ -1,6 +1,7 @@
-use super::fixture::{Device, photo, spec};
-use crate::store::faulty::Operation;
-use crate::upload::{Priority, Ulid, UploadSpec, UploadState, WaitReason};
+use super::fixture::{ALICE, Device, photo, spec};
+use crate::store::StoreErrorKind;
+use crate::store::faulty::{Fault, Operation};
+use crate::upload::{Config, Priority, Ulid, UploadSpec, UploadState, WaitReason};
 
 const PART: usize = 64 << 10;
 
@@ -50,4 +51,22 @@ async fn a_device_without_a_way_out_tries_nothing_until_there_is_one() {
     assert_eq!(device.store.calls(Operation::Put), 0);
     daemon.network_changed(over("eth1"));
     assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_watches_sees_what_a_reload_makes_wait() {
+    let mut device = Device::new();
+    device.config.part_attempts = 1;
+    (device.config.backoff_initial_ms, device.config.backoff_max_ms) = (600_000, 600_000);
+    let daemon = device.start().await;
+    daemon.network_changed(over("wwan0"));
+    device.store.always(Operation::Put, Some(Fault::Before(StoreErrorKind::Offline)));
+    let id = Ulid::generate();
+    daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+    daemon.state(id, UploadState::Waiting(WaitReason::Offline)).await;
+    let mut watched = daemon.watch(&ALICE, id).await.unwrap();
+    let metered = Config { metered_interfaces: over("wwan0"), ..device.config.clone() };
+    daemon.reconfigure(metered, vec![device.destination()]).unwrap();
+    let view = watched.borrow_and_update().clone();
+    assert_eq!(view.state, UploadState::Waiting(WaitReason::Metered));
 }
