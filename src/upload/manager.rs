@@ -320,10 +320,19 @@ impl Uploads {
     /// Queues a failed upload again.
     ///
     /// # Errors
-    /// `NotFound`, `WrongState`.
+    /// `NotFound`, `WrongState`; `Busy` where the attempt that failed does not come to its end.
     pub async fn retry(&self, caller: &Caller, id: Ulid) -> Result<UploadView, UploadError> {
         self.check_running()?;
-        self.find(caller, id).await?;
+        let row = self.find(caller, id).await?;
+        if row.phase != Phase::Failed {
+            return Err(UploadError::WrongState(id, name(self.0.view(&row).await?.state)));
+        }
+        if let Some(failing) = self.0.running(id) {
+            // The journal says first that it has failed, and then the attempt leaves the queue: it would take the place of
+            // the next one along.
+            let ended = tokio::time::timeout(HANDOVER, failing.ended.cancelled()).await;
+            ended.map_err(|_| UploadError::Busy(id))?;
+        }
         let core = Arc::clone(&self.0);
         let retried = whole(&self.0, async move {
             let retried = core.journal.advance(id, Event::Retry, core.now_ms(), |row| {

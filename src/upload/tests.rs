@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accepting;
+mod attempts;
 mod early;
 mod fixture;
 mod lifetimes;

@@ -1,0 +1,40 @@
+//! How attempts end, whatever becomes of them.
+
+use std::time::Duration;
+
+use super::fixture::{ALICE, Device, photo, spec};
+use crate::store::StoreErrorKind as Kind;
+use crate::store::faulty::{Fault, Operation};
+use crate::upload::core::lane_of;
+use crate::upload::{Ulid, UploadState};
+
+const PART: usize = 64 << 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_waits_until_the_attempt_that_failed_has_left_the_queue() {
+    let device = Device::new();
+    let daemon = device.start().await;
+    device.store.next(Operation::Put, Fault::Before(Kind::Refused));
+    let id = Ulid::generate();
+    daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+    assert_eq!(daemon.end(id).await.state, UploadState::Failed);
+    let core = daemon.core();
+    let row = core.journal.find(id).await.unwrap().unwrap();
+    // As between the journal's commit and what the attempt does after it.
+    let (_, failing) = loop {
+        core.queue().push_early(id, &lane_of(&row), 1);
+        match core.begin_next(4) {
+            Some(begun) => break begun,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    let uploads = daemon.uploads.clone();
+    let mut retried = tokio::spawn(async move { uploads.retry(&ALICE, id).await });
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut retried).await;
+    assert!(early.is_err(), "its place would go with the attempt that failed");
+    assert!(core.queue().state(id, core.clock.boot()).is_some());
+    core.queue().remove(id);
+    core.end_running(id, &failing);
+    retried.await.unwrap().unwrap();
+    assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
+}
