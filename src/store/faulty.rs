@@ -22,6 +22,8 @@ pub enum Fault {
     After(StoreErrorKind),
     /// Never answers.
     Stall,
+    /// Takes whoever calls down with it.
+    Panic,
 }
 
 /// One operation of the trait.
@@ -161,6 +163,7 @@ impl Faulty {
                 Err(StoreError::unknown("faulty", kind, "reply lost on purpose"))
             }
             Some(Fault::Stall) => std::future::pending().await,
+            Some(Fault::Panic) => panic!("on purpose"),
         }
     }
 

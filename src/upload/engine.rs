@@ -90,7 +90,7 @@ fn report(core: &Core) {
     metrics().uploads_now(all.saturating_sub(running), running);
 }
 
-/// Ends a running attempt, also where it broke off.
+/// Ends a running attempt, also where it broke off: its upload is tried again later, as after any other failure.
 struct Attempt<'a> {
     core: &'a Core,
     id: Ulid,
@@ -99,9 +99,29 @@ struct Attempt<'a> {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
+        self.break_off();
         self.core.end_running(self.id, &self.running);
         self.core.refresh(self.id);
         self.core.wake.notify_one();
+    }
+}
+
+impl Attempt<'_> {
+    /// Whoever came to an end has left its place. One that still has it would keep it for ever, and would have all others
+    /// wait where it was to find out whether their destination answers.
+    fn break_off(&self) {
+        let now = self.core.clock.boot();
+        {
+            let mut queue = self.core.queue();
+            if queue.state(self.id, now) != Some(UploadState::Running) {
+                return;
+            }
+            let until = now + self.core.backoff(queue.failures(self.id));
+            queue.delay(self.id, WaitReason::Retry, until);
+        }
+        let why = "the attempt to send it broke off inside the daemon, which is a bug: it is tried again later";
+        tracing::error!(upload = %self.id, "{why}; the panic is in the log before this");
+        self.core.amend(self.id, |note| note.failure = Some(failure::failure(failure::DEVICE_FAILED, why)));
     }
 }
 

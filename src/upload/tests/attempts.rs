@@ -38,3 +38,18 @@ async fn a_retry_waits_until_the_attempt_that_failed_has_left_the_queue() {
     retried.await.unwrap().unwrap();
     assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_panics_gives_its_place_back() {
+    let mut device = Device::new();
+    device.config.max_uploads_in_flight = 1;
+    let daemon = device.start().await;
+    // The one that panics is the one that finds out for others whether the destination answers again.
+    device.store.next(Operation::Put, Fault::Before(Kind::Offline));
+    device.store.next(Operation::Put, Fault::Panic);
+    for _ in 0..2 {
+        let id = Ulid::generate();
+        daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+        assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
+    }
+}
