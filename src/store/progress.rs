@@ -64,6 +64,7 @@ struct Inner {
     bytes: AtomicU64,
     /// Since when nothing was handed on; later than now where our own limit does not let it.
     silent_since: watch::Sender<Instant>,
+    longest_silence_ms: AtomicU64,
     limit: RateLimit,
 }
 
@@ -75,13 +76,14 @@ impl Progress {
 
     /// Nothing yet; the body goes as fast as `limit` lets it.
     pub fn limited(limit: RateLimit) -> Self {
-        Self(Arc::new(Inner { bytes: AtomicU64::new(0), silent_since: watch::Sender::new(Instant::now()), limit }))
+        let silent_since = watch::Sender::new(Instant::now());
+        Self(Arc::new(Inner { bytes: AtomicU64::new(0), silent_since, longest_silence_ms: AtomicU64::new(0), limit }))
     }
 
     /// `bytes` more went out.
     pub fn add(&self, bytes: u64) {
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.0.silent_since.send_replace(Instant::now());
+        self.end_silence(Instant::now());
     }
 
     /// All that went out.
@@ -101,8 +103,20 @@ impl Progress {
         if at <= now {
             return None;
         }
-        self.0.silent_since.send_replace(at);
+        self.end_silence(at);
         Some(at)
+    }
+
+    /// The next silence counts from `next`.
+    fn end_silence(&self, next: Instant) {
+        let silence = self.0.silent_since.send_replace(next).elapsed();
+        self.0.longest_silence_ms.fetch_max(in_ms(silence), Ordering::Relaxed);
+    }
+
+    /// The longest time in which nothing was handed on, though our own limit would have let it; what lasts still is in it.
+    pub fn longest_silence(&self) -> Duration {
+        let before = Duration::from_millis(self.0.longest_silence_ms.load(Ordering::Relaxed));
+        before.max(self.0.silent_since.borrow().elapsed())
     }
 
     /// Ends when nothing was handed on for `stall`, though our own limit would have let it.
@@ -116,6 +130,10 @@ impl Progress {
             }
         }
     }
+}
+
+fn in_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Default for Progress {
@@ -167,5 +185,9 @@ mod tests {
         assert_eq!(at - begun, Duration::from_secs(100));
         progress.stalled(Duration::from_secs(20)).await;
         assert_eq!(begun.elapsed().as_secs(), 120);
+        assert_eq!(progress.longest_silence().as_secs(), 20, "what lasts still counts");
+        progress.add(1);
+        assert_eq!(progress.wait_for(1), None);
+        assert_eq!(progress.longest_silence().as_secs(), 20, "and what is over");
     }
 }

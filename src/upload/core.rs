@@ -77,7 +77,7 @@ pub(super) struct Note {
     pub(super) failing: Option<Failing>,
     /// The most bytes in parts that the store ever had of it: what is sent again is no progress.
     pub(super) most_stored: u64,
-    /// How many transfers in a row stalled: each is given twice the time of the one before.
+    /// How many times in a row its transfers stalled: the next ones are given twice the time of those before.
     pub(super) stalls: u32,
     /// The last attempt left no part of which nobody knows whether the store has it.
     pub(super) parts_known: bool,

@@ -53,3 +53,24 @@ async fn an_attempt_that_panics_gives_its_place_back() {
         assert_eq!(daemon.end(id).await.state, UploadState::Succeeded);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_stall_together_are_one_stall_and_one_that_gets_through_ends_it() {
+    let mut device = Device::impatient();
+    device.config.max_parts_in_flight = 5;
+    // The completion stays on its way: what is known of the upload is forgotten with its end.
+    device.config.complete_timeout_ms = 60_000;
+    device.store.always(Operation::Complete, Some(Fault::Stall));
+    let daemon = device.start().await;
+    let (open, gate) = tokio::sync::watch::channel(false);
+    device.store.gate_parts(&gate);
+    let path = device.file("clip.mp4", &photo(20 * PART));
+    let id = daemon.create_from_file(&ALICE, None, spec("clip.mp4"), &path).await.unwrap().id;
+    // The link's places are fewer after a stall: a fifth part on the wire is one that follows at least three stalled ones.
+    device.store.at_gate(Operation::UploadPart, 5).await;
+    let stalls = daemon.core().note(id).stalls;
+    assert!((1..=2).contains(&stalls), "{stalls} doublings for one silence");
+    open.send_replace(true);
+    device.store.reached(Operation::Complete, 1).await;
+    assert_eq!(daemon.core().note(id).stalls, 0, "one part at least was through in no time");
+}

@@ -180,7 +180,8 @@ impl Transfer {
         let progress = Progress::limited(self.core.rate.clone());
         let span = tracing::debug_span!("store", operation = request.name(), upload = %self.row.id);
         let work = self.perform(request, signer, &progress).instrument(span);
-        let stall = self.patience(request);
+        let stalls = self.core.note(self.row.id).stalls;
+        let stall = self.patience(request, stalls);
         let watched = async {
             if request.body().is_some() { progress.stalled(stall).await } else { tokio::time::sleep(stall).await }
         };
@@ -192,7 +193,8 @@ impl Transfer {
                 return Err(Stop::Ended(Ended::Stopped));
             }
             () = watched => {
-                self.core.amend(self.row.id, |note| note.stalls = note.stalls.saturating_add(1));
+                // Whatever was on its way together stalls together: that is one stall.
+                self.core.amend(self.row.id, |note| note.stalls = note.stalls.max(stalls.saturating_add(1)));
                 let why = format!("no byte moved for {} ms", stall.as_millis());
                 Err(StoreError::unknown(request.name(), Kind::Interrupted, why))
             }
@@ -206,6 +208,8 @@ impl Transfer {
                 Ok(_) => {
                     metrics().bytes_stored(progress.bytes());
                     place.delivered(progress.bytes());
+                    let needed = doublings(self.core.config().stall_timeout_ms, progress.longest_silence());
+                    self.core.amend(self.row.id, |note| note.stalls = note.stalls.min(needed));
                 }
                 Err(error) => {
                     metrics().bytes_resent(progress.bytes());
@@ -219,15 +223,14 @@ impl Transfer {
     }
 
     /// What was handed to the kernel may take long on a slow link before it is answered: every stall doubles the time
-    /// that the next one has.
-    fn patience(&self, request: Request<'_>) -> Duration {
+    /// that the next one has, until something gets through with less.
+    fn patience(&self, request: Request<'_>, stalls: u32) -> Duration {
         let config = self.core.config();
         if matches!(request, Request::Complete { .. }) {
             return Duration::from_millis(config.complete_timeout_ms);
         }
-        let stalls = self.core.note(self.row.id).stalls.min(10);
         let longest = config.complete_timeout_ms.max(config.stall_timeout_ms);
-        Duration::from_millis((config.stall_timeout_ms << stalls).min(longest))
+        Duration::from_millis((config.stall_timeout_ms << stalls.min(10)).min(longest))
     }
 
     async fn perform(&self, request: Request<'_>, signer: &Signer, progress: &Progress) -> Result<Reply, StoreError> {
@@ -375,6 +378,13 @@ fn no_credentials(error: &SessionError) -> Ended {
     Ended::Wait(Wait { reason, scope, failure, counts: false })
 }
 
+/// How many times the timeout must be doubled to be twice the silence of a transfer that got through: the next one on the
+/// same link has room to be slower.
+fn doublings(stall_timeout_ms: u64, silence: Duration) -> u32 {
+    let timeouts = (2 * silence.as_millis()).div_ceil(u128::from(stall_timeout_ms.max(1)));
+    timeouts.max(1).next_power_of_two().ilog2()
+}
+
 /// The failure is an answer of the store.
 fn answers(error: &StoreError) -> bool {
     !matches!(error.kind, Kind::Offline | Kind::Clock | Kind::Interrupted | Kind::Source)
@@ -390,5 +400,17 @@ fn label(result: &Result<Reply, StoreError>) -> Label {
             Kind::Refused | Kind::Unsupported => Label::Configuration,
             _ => Label::Other,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_link_keeps_the_patience_that_it_needs_and_a_fast_one_none() {
+        let after = |silence_s| doublings(20_000, Duration::from_secs(silence_s));
+        assert_eq!([0, 3, 10].map(after), [0; 3]);
+        assert_eq!([11, 20, 21, 79, 150, 600].map(after), [1, 1, 2, 3, 4, 6]);
     }
 }
