@@ -237,7 +237,10 @@ impl Core {
             return false;
         }
         note.most_stored = stored_bytes;
-        note.failing.take().is_some_and(|failing| failing.is_saved())
+        let failing = note.failing.take();
+        drop(notes);
+        self.queue().got_on(id);
+        failing.is_some_and(|failing| failing.is_saved())
     }
 
     /// Everybody waits now, or did: the time until they fail next is none of their own.

@@ -416,6 +416,13 @@ impl Queue {
         self.places.get(&id).map_or(0, |place| u32::from(place.failures))
     }
 
+    /// A part of it got through: it waits next as after its first failure, and keeps its age.
+    pub fn got_on(&mut self, id: Ulid) {
+        if let Some(place) = self.places.get_mut(&id) {
+            place.failures = 0;
+        }
+    }
+
     /// A running upload did not get through; it is ready again at `until`.
     pub fn delay(&mut self, id: Ulid, reason: WaitReason, until: BootInstant) {
         if self.stop_running(id).is_none() {

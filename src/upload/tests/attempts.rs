@@ -74,3 +74,18 @@ async fn parts_that_stall_together_are_one_stall_and_one_that_gets_through_ends_
     device.store.reached(Operation::Complete, 1).await;
     assert_eq!(daemon.core().note(id).stalls, 0, "one part at least was through in no time");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_gets_on_waits_as_after_its_first_failure() {
+    let mut device = Device::new();
+    device.config.part_attempts = 1;
+    device.store.always(Operation::UploadPart, Some(Fault::Before(Kind::Server)));
+    device.store.always(Operation::Complete, Some(Fault::Stall));
+    let daemon = device.start().await;
+    let path = device.file("clip.mp4", &photo(5 * PART));
+    let id = daemon.create_from_file(&ALICE, None, spec("clip.mp4"), &path).await.unwrap().id;
+    daemon.until(id, |view| view.attempt_count >= 3).await;
+    device.store.always(Operation::UploadPart, None);
+    device.store.reached(Operation::Complete, 1).await;
+    assert_eq!(daemon.core().queue().failures(id), 0);
+}
