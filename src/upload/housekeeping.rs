@@ -15,12 +15,14 @@ const ABORTS_PER_ROUND: u32 = 64;
 
 /// Runs until the daemon stops.
 pub(super) async fn run(core: Arc<Core>) {
+    let mut rounds = tokio::time::interval(ROUND);
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !core.stopping.is_cancelled() {
-        sweep(&core).await;
         tokio::select! {
             () = core.stopping.cancelled() => {}
-            () = core.aborts.notified() => {}
-            () = tokio::time::sleep(ROUND) => {}
+            // With every end of an upload: what looks through the journal has its time in the rounds.
+            () = core.aborts.notified() => abort_all(&core, core.now_ms()).await,
+            _ = rounds.tick() => sweep(&core).await,
         }
     }
 }
