@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::aborts::Abort;
 pub use self::folder_files::{Ended as EndedFile, FolderCounts, FolderFile, Known, Settled};
-pub use self::lists::{Pending, SCAN_MAX, Usage};
+pub use self::lists::{Pending, SCAN_MAX, Unfinished, Usage};
 pub use self::parts::Arrived;
 pub use self::rows::{Row, Source, StoredSpec};
 use super::StartError;

@@ -1,19 +1,20 @@
 //! What brings spool, queue and journal back to one story: at a start, and when an upload is stopped.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use ulid::Ulid;
 
 use super::core::Core;
 use super::ingest::HANDOVER;
-use super::journal::{Row, Usage};
+use super::journal::{Row, Unfinished, Usage};
 use super::spool::Mark;
 use super::state::{Event, Phase, name};
 use super::{UploadError, engine, failure};
 
 /// Makes spool and queue what the journal says.
 pub(super) async fn recover(core: &Arc<Core>) -> Result<(), UploadError> {
-    let spooled = core.journal.spooled().await?;
+    let Unfinished { spooled, mut pending } = core.journal.unfinished().await?;
     let spool = Arc::clone(&core.spool);
     let swept = blocking(move || {
         spool.sweep(&spooled).map_err(|why| UploadError::Storage(format!("sweeping the spool: {why}")))
@@ -33,7 +34,10 @@ pub(super) async fn recover(core: &Arc<Core>) -> Result<(), UploadError> {
             failed.await?;
         }
     }
-    let pending = core.journal.pending().await?;
+    let lost: HashSet<Ulid> = swept.missing.iter().map(|usage| usage.id).collect();
+    for uploads in pending.values_mut() {
+        uploads.retain(|(id, ..)| !lost.contains(id));
+    }
     tracing::info!(
         pending = pending.values().map(Vec::len).sum::<usize>(),
         orphan_files = swept.orphan_files,

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use rusqlite::{named_params, params};
 use ulid::Ulid;
 
-use super::rows::{COLUMNS, Row, blob, phase, read_row};
+use super::rows::{COLUMNS, Row, blob, phase, read_row, to_phase};
 use super::{Journal, JournalError};
 use crate::session::SessionId;
 use crate::upload::scheduler::LaneKey;
 use crate::upload::state::Phase;
 
 /// How many rows one page looks at: a filter that few of many uploads pass must not keep everybody else who reads
-/// waiting. As many as the largest page holds.
-pub const SCAN_MAX: usize = 1_000;
+/// waiting. A larger page has no more rows than this.
+pub const SCAN_MAX: usize = 250;
 
 /// Some of a uid's uploads.
 #[derive(Debug, Default)]
@@ -40,6 +40,15 @@ pub struct Usage {
     pub phase: Phase,
     /// Synced bytes.
     pub received_bytes: u64,
+}
+
+/// The uploads that have not ended, or whose bytes are kept.
+#[derive(Debug, Default)]
+pub struct Unfinished {
+    /// Those that may have a file in the spool.
+    pub spooled: Vec<Usage>,
+    /// Those that are to be sent, oldest first, by the lane that each is sent in.
+    pub pending: HashMap<LaneKey, Vec<Pending>>,
 }
 
 impl Journal {
@@ -81,30 +90,33 @@ impl Journal {
         .await
     }
 
-    /// Everything that is to be sent, oldest first, by the lane that it is sent in.
+    /// What a start must know of the uploads that have not ended.
     ///
     /// # Errors
     /// Where the journal cannot be read.
-    pub async fn pending(&self) -> Result<HashMap<LaneKey, Vec<Pending>>, JournalError> {
+    pub async fn unfinished(&self) -> Result<Unfinished, JournalError> {
         self.read(|connection| {
+            // There may be a hundred thousand of them, in a handful of lanes: each row is read once, by position.
             let mut query = connection.prepare(
-                "SELECT id, owner_uid, identity_id, destination, json_extract(spec, '$.priority') AS priority, total_bytes
-                 FROM uploads WHERE phase = 1 ORDER BY id",
+                r#"SELECT id, owner_uid, phase, received_bytes, source = '"Spool"', identity_id, destination,
+                    json_extract(spec, '$.priority'), total_bytes
+                   FROM uploads WHERE phase IN (0, 1, 3) ORDER BY phase, id"#,
             )?;
             let mut found = query.query([])?;
-            // There may be a hundred thousand of them, in a handful of lanes.
-            let mut lanes: HashMap<LaneKey, Vec<Pending>> = HashMap::new();
+            let mut all = Unfinished::default();
             while let Some(row) = found.next()? {
-                let lane = LaneKey {
-                    owner_uid: row.get("owner_uid")?,
-                    identity_id: row.get("identity_id")?,
-                    destination: row.get("destination")?,
-                };
-                let total_bytes = row.get::<_, Option<i64>>("total_bytes")?.map(i64::cast_unsigned);
-                let id = Ulid::from_bytes(row.get("id")?);
-                lanes.entry(lane).or_default().push((id, row.get("priority")?, total_bytes));
+                let (id, owner_uid, phase) = (Ulid::from_bytes(row.get(0)?), row.get(1)?, to_phase(row.get(2)?)?);
+                if row.get(4)? {
+                    let received_bytes = row.get::<_, i64>(3)?.cast_unsigned();
+                    all.spooled.push(Usage { id, owner_uid, phase, received_bytes });
+                }
+                if phase == Phase::Pending {
+                    let lane = LaneKey { owner_uid, identity_id: row.get(5)?, destination: row.get(6)? };
+                    let total_bytes = row.get::<_, Option<i64>>(8)?.map(i64::cast_unsigned);
+                    all.pending.entry(lane).or_default().push((id, row.get(7)?, total_bytes));
+                }
             }
-            Ok(lanes)
+            Ok(all)
         })
         .await
     }
@@ -119,28 +131,6 @@ impl Journal {
                 .prepare_cached("SELECT id FROM uploads WHERE phase IN (0, 1) AND session = ? ORDER BY id")?;
             let ids = query.query_map([session.0], |row| Ok(Ulid::from_bytes(row.get(0)?)))?;
             ids.collect()
-        })
-        .await
-    }
-
-    /// Every upload that may have a file in the spool.
-    ///
-    /// # Errors
-    /// Where the journal cannot be read.
-    pub async fn spooled(&self) -> Result<Vec<Usage>, JournalError> {
-        self.read(|connection| {
-            let mut query = connection.prepare(
-                r#"SELECT id, owner_uid, phase, received_bytes FROM uploads WHERE phase IN (0, 1, 3) AND source = '"Spool"'"#,
-            )?;
-            let rows = query.query_map([], |row| {
-                Ok(Usage {
-                    id: Ulid::from_bytes(row.get("id")?),
-                    owner_uid: row.get("owner_uid")?,
-                    phase: phase(row)?,
-                    received_bytes: row.get::<_, i64>("received_bytes")?.cast_unsigned(),
-                })
-            })?;
-            rows.collect()
         })
         .await
     }

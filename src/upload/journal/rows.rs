@@ -153,7 +153,7 @@ pub(super) fn phase(row: &rusqlite::Row<'_>) -> rusqlite::Result<Phase> {
     to_phase(row.get("phase")?)
 }
 
-fn to_phase(code: u8) -> rusqlite::Result<Phase> {
+pub(super) fn to_phase(code: u8) -> rusqlite::Result<Phase> {
     Phase::from_code(code).ok_or_else(|| bad(format!("phase {code} is unknown")))
 }
 

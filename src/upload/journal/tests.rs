@@ -80,7 +80,7 @@ async fn what_was_written_is_there_after_reopening() {
     let journal = reopened(root.path()).await;
     assert_eq!(journal.find(id(1)).await.unwrap(), Some(finished));
     assert_eq!(journal.parts(id(1)).await.unwrap(), [part]);
-    let pending: Vec<_> = journal.pending().await.unwrap().into_values().flatten().collect();
+    let pending: Vec<_> = journal.unfinished().await.unwrap().pending.into_values().flatten().collect();
     assert_eq!(pending, [(id(1), 1, Some(9))]);
 }
 
