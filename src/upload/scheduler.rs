@@ -4,6 +4,7 @@
 //! upload: each is ready, delayed or running until it is removed.
 
 mod room;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -32,13 +33,6 @@ impl LaneKey {
 
 /// How many priorities there are; 0 is first.
 pub const PRIORITIES: usize = 3;
-
-/// How many starts of other priorities of its track may pass over one that has something ready; then it goes next. So in the worst
-/// case every eighth start is a background one, and every fourth or fifth a normal one.
-const PASSED_OVER_MAX: [u32; PRIORITIES] = [u32::MAX, 3, 7];
-
-/// How many starts of one track may pass over the other where both could go.
-const TRACK_PASSED_OVER_MAX: u32 = 3;
 
 /// An upload that failed by itself so often goes behind those that were ready meanwhile; before, it keeps its age. Else
 /// uploads that never get through would fill the places again and again before anybody younger.
@@ -70,6 +64,8 @@ pub struct Queue {
     /// Since when.
     running: BTreeMap<Ulid, BootInstant>,
     running_large: usize,
+    /// How many there were.
+    starts: u64,
     /// Running ones that end their requests to make room.
     resting: BTreeSet<Ulid>,
     next_age: u64,
@@ -107,6 +103,8 @@ struct Lane {
 #[derive(Debug, Default)]
 struct Line {
     ready: BTreeMap<u64, Ulid>,
+    /// The number of the last start of it, or of the one after which something was ready.
+    since: u64,
     /// The age of the upload that was started last and came back because its lane or its destination is closed: the next
     /// one to start is another one, so that none holds up all others for ever.
     tried: Option<u64>,
@@ -243,16 +241,6 @@ impl Queue {
         Some(next.id)
     }
 
-    /// The more urgent one, or the small one; unless the other track was passed over for too long.
-    fn either(&mut self, small: Candidate, large: Candidate) -> Candidate {
-        let overdue = |track: &usize| self.tracks[*track].passed_over >= TRACK_PASSED_OVER_MAX;
-        let preferred = if large.level < small.level { LARGE } else { SMALL };
-        let track = [SMALL, LARGE].into_iter().find(overdue).unwrap_or(preferred);
-        self.tracks[track].passed_over = 0;
-        self.tracks[1 - track].passed_over += 1;
-        if track == SMALL { small } else { large }
-    }
-
     /// True where large ones hold fewer places than they may; the only place is everybody's.
     fn large_may(&self, slots: usize) -> bool {
         self.running_large < slots.saturating_sub(1).max(1)
@@ -260,37 +248,6 @@ impl Queue {
 
     fn meter_holds(&self, lane: &Lane, level: usize) -> bool {
         self.metered.waits[level] && !self.metered.local.contains(&lane.key.destination)
-    }
-
-    /// Whose turn it is in a track: a priority that was passed over for too long, else the highest one that may go.
-    fn candidate(&self, track: usize, now: BootInstant) -> Option<Candidate> {
-        let levels = &self.tracks[track].levels;
-        let overdue = |next: &Candidate| levels[next.level].passed_over >= PASSED_OVER_MAX[next.level];
-        let next: Vec<Candidate> = self.candidates(track, now).collect();
-        next.iter().rev().find(|next| overdue(next)).or(next.first()).copied()
-    }
-
-    /// Of each priority the first lane's that may go, highest first. A lane that may not keeps its turn.
-    fn candidates(&self, track: usize, now: BootInstant) -> impl Iterator<Item = Candidate> {
-        let first = move |(level, turns): (usize, &Level)| {
-            turns.turns.iter().find_map(|lane| {
-                let id = self.head(*lane, track, level, now)?;
-                Some(Candidate { track, level, lane: *lane, id })
-            })
-        };
-        self.tracks[track].levels.iter().enumerate().filter_map(first)
-    }
-
-    /// What the lane would start now, if its user and its destination let it: the oldest one, or where somebody has
-    /// tried, the oldest behind that.
-    fn head(&self, lane: u32, track: usize, level: usize, now: BootInstant) -> Option<Ulid> {
-        let lane = &self.lanes[lane as usize];
-        if !self.is_open(lane, level, now) {
-            return None;
-        }
-        let line = &lane.lines[track][level];
-        let behind = line.tried.and_then(|tried| line.ready.range(tried + 1..).next());
-        behind.or_else(|| line.ready.first_key_value()).map(|(_, id)| *id)
     }
 
     fn start(&mut self, next: Candidate, now: BootInstant) {
@@ -302,9 +259,11 @@ impl Queue {
         }
         self.running_large += usize::from(track == LARGE);
         self.running.insert(id, now);
+        self.starts += 1;
         let lane = &mut self.lanes[lane as usize];
         lane.hold = None;
         lane.lines[track][level].tried = None;
+        lane.lines[track][level].since = self.starts;
         if let Some(gate) = self.gates.get_mut(&lane.key.destination) {
             gate.probe = Some(id);
         }
@@ -354,11 +313,12 @@ impl Queue {
         let Some(place) = self.places.get_mut(&id) else { return };
         place.turn = Turn::Ready;
         let (track, level) = (place.class.track(), usize::from(place.class.priority));
-        let ready = &mut self.lanes[place.lane as usize].lines[track][level].ready;
-        if ready.is_empty() {
+        let line = &mut self.lanes[place.lane as usize].lines[track][level];
+        if line.ready.is_empty() {
             self.tracks[track].levels[level].turns.push_back(place.lane);
+            line.since = self.starts;
         }
-        ready.insert(place.age, id);
+        line.ready.insert(place.age, id);
     }
 
     fn leave_ready(&mut self, id: Ulid) {

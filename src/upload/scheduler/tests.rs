@@ -469,7 +469,7 @@ fn fate() -> impl Strategy<Value = Fate> {
 const ROUNDS: u64 = 3_000;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     /// While new uploads of every kind keep coming, old ones that can never get through are tried again and again, and
     /// everything pauses now and then: every other upload starts. Interrupted ones get through in the end.
