@@ -20,8 +20,8 @@ pub(super) async fn run(core: Arc<Core>) {
     while !core.stopping.is_cancelled() {
         tokio::select! {
             () = core.stopping.cancelled() => {}
-            // With every end of an upload: what looks through the journal has its time in the rounds.
-            () = core.aborts.notified() => abort_all(&core, core.now_ms()).await,
+            // With every end of an upload: what looks through all that have ended has its time in the rounds.
+            () = core.aborts.notified() => tidy(&core).await,
             _ = rounds.tick() => sweep(&core).await,
         }
     }
@@ -29,9 +29,20 @@ pub(super) async fn run(core: Arc<Core>) {
 
 /// One round.
 pub(super) async fn sweep(core: &Core) {
-    let now_ms = core.now_ms();
-    let ago = |seconds: u64| now_ms.saturating_sub(i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX));
-    match core.journal.idle_streams(ago(core.config().receiving_idle_max_s)).await {
+    tidy(core).await;
+    if let Err(why) = core.journal.expire_receipts(ago_ms(core, core.config().receipt_retention_s)).await {
+        tracing::warn!(%why, "cannot remove old receipts");
+    }
+    metrics().spool_now(core.spool.used_bytes(None), core.spool.free_bytes());
+}
+
+fn ago_ms(core: &Core, seconds: u64) -> i64 {
+    core.now_ms().saturating_sub(i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX))
+}
+
+/// Ends abandoned streams, and aborts what is to be aborted.
+async fn tidy(core: &Core) {
+    match core.journal.idle_streams(ago_ms(core, core.config().receiving_idle_max_s)).await {
         Ok(idle) => {
             for id in idle {
                 // One that is being sent now only had nothing synced for a while.
@@ -46,11 +57,7 @@ pub(super) async fn sweep(core: &Core) {
         }
         Err(why) => tracing::warn!(%why, "cannot look for abandoned streams"),
     }
-    if let Err(why) = core.journal.expire_receipts(ago(core.config().receipt_retention_s)).await {
-        tracing::warn!(%why, "cannot remove old receipts");
-    }
-    abort_all(core, now_ms).await;
-    metrics().spool_now(core.spool.used_bytes(None), core.spool.free_bytes());
+    abort_all(core, core.now_ms()).await;
 }
 
 async fn abort_all(core: &Core, now_ms: i64) {
