@@ -252,7 +252,7 @@ impl Queue {
 
     fn start(&mut self, next: Candidate, now: BootInstant) {
         let Candidate { track, level, lane, id } = next;
-        self.had_its_turn(track, level, lane);
+        self.had_its_turn(track, level, lane, now);
         self.leave_ready(id);
         if let Some(place) = self.places.get_mut(&id) {
             place.turn = Turn::Running;
@@ -276,16 +276,23 @@ impl Queue {
         !held && !metered && gate.is_none_or(|gate| gate.probe.is_none() && gate.until <= now)
     }
 
-    /// All lanes of the session go to the end, this one last; and whoever was passed over remembers it.
-    fn had_its_turn(&mut self, track: usize, level: usize, lane: u32) {
-        let (lanes, key) = (&self.lanes, &self.lanes[lane as usize].key);
-        let rank = |other: &u32| match *other {
-            other if other == lane => 2,
-            other => u8::from(lanes[other as usize].key.is_of_session_of(key)),
+    /// All lanes of the session that might have gone go to the end, this one last; and whoever was passed over remembers
+    /// it.
+    fn had_its_turn(&mut self, track: usize, level: usize, lane: u32, now: BootInstant) {
+        let key = &self.lanes[lane as usize].key;
+        let rank = |number: u32| {
+            let other = &self.lanes[number as usize];
+            if number == lane {
+                2
+            } else {
+                u8::from(other.key.is_of_session_of(key) && self.is_open(other, level, now))
+            }
         };
-        let levels = &mut self.tracks[track].levels;
+        let mut turns: Vec<u32> = self.tracks[track].levels[level].turns.iter().copied().collect();
         // Stable: everybody else keeps the order.
-        levels[level].turns.make_contiguous().sort_by_key(rank);
+        turns.sort_by_key(|lane| rank(*lane));
+        let levels = &mut self.tracks[track].levels;
+        levels[level].turns = turns.into();
         for (number, other) in levels.iter_mut().enumerate() {
             let waits = number != level && !other.turns.is_empty();
             other.passed_over = if waits { other.passed_over.saturating_add(1) } else { 0 };

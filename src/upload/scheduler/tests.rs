@@ -466,10 +466,10 @@ fn fate() -> impl Strategy<Value = Fate> {
 
 /// Rounds (of as many starts as there are places, and one second) in which every upload of a test has started: far more
 /// than any of them needs, far less than for ever.
-const ROUNDS: u64 = 3_000;
+const ROUNDS: u64 = 10_000;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// While new uploads of every kind keep coming, old ones that can never get through are tried again and again, and
     /// everything pauses now and then: every other upload starts. Interrupted ones get through in the end.

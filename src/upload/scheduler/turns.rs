@@ -11,7 +11,7 @@ use crate::clock::BootInstant;
 const PASSED_OVER_MAX: [u32; PRIORITIES] = [u32::MAX, 3, 7];
 /// How many starts may pass over a line that may go, whatever its priority. The counts of priorities alone let one wait
 /// for ever whose destination is open only at moments at which its priority is not overdue.
-const STARTS_PASSED_OVER_MAX: u64 = 256;
+const STARTS_PASSED_OVER_MAX: u64 = 64;
 
 /// How many starts of one track may pass over the other where both could go.
 const TRACK_PASSED_OVER_MAX: u32 = 3;
