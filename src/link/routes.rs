@@ -4,7 +4,8 @@
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ways(Vec<Way>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// In the order of their fields.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Way {
     family: u8,
     /// The smallest one is taken.
@@ -22,14 +23,7 @@ impl Ways {
         let mut ways: Vec<Way> = ipv4.lines().filter_map(of_ipv4).chain(ipv6.lines().filter_map(of_ipv6)).collect();
         ways.retain(|way| has_carrier(&way.interface));
         // The tables' order says nothing.
-        ways.sort_by(|one, other| {
-            (one.family, one.metric, &one.interface, &one.gateway).cmp(&(
-                other.family,
-                other.metric,
-                &other.interface,
-                &other.gateway,
-            ))
-        });
+        ways.sort();
         Self(ways)
     }
 

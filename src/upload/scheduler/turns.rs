@@ -6,8 +6,8 @@ use ulid::Ulid;
 use super::{Candidate, LARGE, Level, PRIORITIES, Queue, SMALL};
 use crate::clock::BootInstant;
 
-/// How many starts of other priorities of its track may pass over one that has something ready; then it goes next. So in the worst
-/// case every eighth start is a background one, and every fourth or fifth a normal one.
+/// How many starts of other priorities of its track may pass over one that has something ready; then it goes next. So
+/// in the worst case every eighth start is a background one, and every fourth or fifth a normal one.
 const PASSED_OVER_MAX: [u32; PRIORITIES] = [u32::MAX, 3, 7];
 /// How many starts may pass over a line that may go, whatever its priority. The counts of priorities alone let one wait
 /// for ever whose destination is open only at moments at which its priority is not overdue.
