@@ -1,11 +1,11 @@
 use std::time::{Duration, SystemTime};
 
-use super::fixture::{ALICE, Device, photo, session_of, spec};
+use super::fixture::{ALICE, Device, Running, photo, session_of, spec};
 use crate::clock::Clock;
 use crate::session::SignOutUploads;
 use crate::store::StoreErrorKind;
 use crate::store::faulty::{Fault, Operation};
-use crate::upload::{Ulid, UploadState, WaitReason, failure};
+use crate::upload::{Ulid, UploadState, UploadView, WaitReason, failure};
 
 const HALF_AN_HOUR: Duration = Duration::from_secs(1_800);
 const PART: usize = 64 << 10;
@@ -21,33 +21,44 @@ fn device() -> Device {
     device
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_that_keeps_failing_is_set_aside_after_its_lifetime_with_its_bytes_kept() {
-    let device = device();
-    device.store.always(Operation::Put, Some(Fault::Before(StoreErrorKind::Server)));
-    let mut daemon = device.start().await;
-    let id = Ulid::generate();
-    daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+/// Lets half an hour pass after each of its failures until it is set aside, `while_off` where two hours and more are
+/// behind it and the daemon is down.
+async fn until_set_aside(
+    device: &Device,
+    mut daemon: Running,
+    id: Ulid,
+    while_off: impl Fn(&Device),
+) -> (Running, UploadView) {
     let (mut failures, mut restarted) = (0, false);
-    let failed = loop {
-        let seen = failures;
+    loop {
         let ended = |state| state == UploadState::Failed;
-        let view = daemon.until(id, |view| ended(view.state) || view.attempt_count > seen).await;
+        let view = daemon.until(id, |view| ended(view.state) || view.attempt_count > failures).await;
         if ended(view.state) {
-            break view;
+            return (daemon, view);
         }
         failures = view.attempt_count;
+        assert!(failures < 12, "still tried");
         device.clock.advance(HALF_AN_HOUR);
         if failures >= 5 && !restarted {
-            // Two hours and more are behind it, and are not forgotten, whatever the clock on the wall says afterwards.
             daemon.stop().await;
-            device.clock.step_wall(-400 * 86_400_000);
+            while_off(device);
             daemon = device.start().await;
             (failures, restarted) = (0, true);
         }
         daemon.link_returned();
-        assert!(failures < 50, "still tried");
-    };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_keeps_failing_is_set_aside_after_its_lifetime_with_its_bytes_kept() {
+    let device = device();
+    device.store.always(Operation::Put, Some(Fault::Before(StoreErrorKind::Server)));
+    let daemon = device.start().await;
+    let id = Ulid::generate();
+    daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+    // What is behind it is not forgotten, whatever the clock on the wall says afterwards.
+    let wall_jumps = |device: &Device| device.clock.step_wall(-400 * 86_400_000);
+    let (daemon, failed) = until_set_aside(&device, daemon, id, wall_jumps).await;
     let why = failed.failure.unwrap();
     assert_eq!(why.reason, failure::LIFETIME_EXCEEDED);
     assert!(
@@ -97,26 +108,10 @@ async fn time_offline_parked_and_paused_is_no_failing() {
 async fn sending_the_same_parts_again_is_no_progress() {
     let device = device();
     device.store.always(Operation::Complete, Some(Fault::Before(StoreErrorKind::InvalidParts)));
-    let mut daemon = device.start().await;
+    let daemon = device.start().await;
     let id = Ulid::generate();
     daemon.stream(id, spec("clip.mp4"), &photo(3 * PART)).await.unwrap();
-    let (mut seen, mut restarted) = (0, false);
-    let failed = loop {
-        let ended = |state| state == UploadState::Failed;
-        let view = daemon.until(id, |view| ended(view.state) || view.attempt_count > seen).await;
-        if ended(view.state) {
-            break view;
-        }
-        seen = view.attempt_count;
-        device.clock.advance(HALF_AN_HOUR);
-        if seen >= 5 && !restarted {
-            daemon.stop().await;
-            daemon = device.start().await;
-            (seen, restarted) = (0, true);
-        }
-        daemon.link_returned();
-        assert!(seen < 12, "still tried");
-    };
+    let (_daemon, failed) = until_set_aside(&device, daemon, id, |_| ()).await;
     assert_eq!(failed.failure.unwrap().reason, failure::LIFETIME_EXCEEDED);
 }
 
