@@ -21,8 +21,17 @@ use super::state::name;
 use super::{ExpectedChecksum, UploadError, UploadView};
 use crate::telemetry::metrics::metrics;
 
-/// Bytes that may wait for the writer before the caller waits too.
-const WAITING_BYTES: u64 = 1 << 20;
+/// What is less than one of these is not worth a turn of a blocking thread: it waits for more, or for the end of the
+/// stream.
+const WRITE_MIN: Amount = Amount { bytes: 512 << 10, pieces: 64 };
+/// What may wait for the writer before the caller waits too.
+const WAITING_MAX: Amount = Amount { bytes: 1 << 20, pieces: 256 };
+
+/// Bytes in memory, and in how many pieces: each small one costs more than its bytes.
+struct Amount {
+    bytes: u64,
+    pieces: usize,
+}
 
 /// How long a `resume` or a cancellation waits for a stream to let go of the upload.
 pub(super) const HANDOVER: Duration = Duration::from_secs(5);
@@ -250,14 +259,15 @@ impl Stream {
         self.waiting_bytes += len;
         self.waiting.push(chunk);
         metrics().bytes_received(len);
-        let behind = self.waiting_bytes >= WAITING_BYTES;
-        match &self.writer {
-            Spooling::Busy(work) if !behind && !work.is_finished() => Ok(()),
-            _ => {
-                self.collect().await?;
-                self.write_waiting()
-            }
+        let enough = match &self.writer {
+            Spooling::Busy(work) if !work.is_finished() => WAITING_MAX,
+            _ => WRITE_MIN,
+        };
+        if self.waiting_bytes < enough.bytes && self.waiting.len() < enough.pieces {
+            return Ok(());
         }
+        self.collect().await?;
+        self.write_waiting()
     }
 
     /// Hands everything that waits to the blocking pool.
