@@ -47,7 +47,7 @@ pub struct Usage {
 pub struct Unfinished {
     /// Those that may have a file in the spool.
     pub spooled: Vec<Usage>,
-    /// Those that are to be sent, oldest first, by the lane that each is sent in.
+    /// Those that are to be sent, in no order, by the lane that each is sent in.
     pub pending: HashMap<LaneKey, Vec<Pending>>,
 }
 
@@ -96,11 +96,11 @@ impl Journal {
     /// Where the journal cannot be read.
     pub async fn unfinished(&self) -> Result<Unfinished, JournalError> {
         self.read(|connection| {
-            // There may be a hundred thousand of them, in a handful of lanes: each row is read once, by position.
+            // There may be a hundred thousand of them, in a handful of lanes: each row is read once, as it lies on the disk.
             let mut query = connection.prepare(
                 r#"SELECT id, owner_uid, phase, received_bytes, source = '"Spool"', identity_id, destination,
                     json_extract(spec, '$.priority'), total_bytes
-                   FROM uploads WHERE phase IN (0, 1, 3) ORDER BY phase, id"#,
+                   FROM uploads WHERE phase IN (0, 1, 3)"#,
             )?;
             let mut found = query.query([])?;
             let mut all = Unfinished::default();
@@ -180,13 +180,6 @@ impl Journal {
     /// Where the journal cannot be read or written.
     pub async fn sweep_parts(&self) -> Result<usize, JournalError> {
         const NEEDLESS: &str = "coalesce((SELECT phase FROM uploads WHERE id = upload), 2) IN (2, 4)";
-        let counted = self.read(|connection| {
-            let count = "SELECT count(*) FROM (SELECT upload FROM parts UNION ALL SELECT upload FROM arrived)";
-            connection.query_row(&format!("{count} WHERE {NEEDLESS}"), [], |row| row.get::<_, i64>(0))
-        });
-        if counted.await? == 0 {
-            return Ok(0);
-        }
         self.write(|connection| {
             let parts = connection.execute(&format!("DELETE FROM parts WHERE {NEEDLESS}"), [])?;
             Ok(parts + connection.execute(&format!("DELETE FROM arrived WHERE {NEEDLESS}"), [])?)
