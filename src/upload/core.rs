@@ -85,6 +85,15 @@ pub(super) struct Note {
     pub(super) denied_since: Option<BootInstant>,
 }
 
+impl Note {
+    /// It has failed by itself once more.
+    pub(super) fn failed(&mut self, now: BootInstant) -> &mut Failing {
+        let failing = self.failing.get_or_insert_with(|| Failing::saved(0));
+        failing.failed(now);
+        failing
+    }
+}
+
 /// An upload that is being sent.
 #[derive(Debug, Clone)]
 pub(super) struct Running {

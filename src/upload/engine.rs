@@ -121,7 +121,11 @@ impl Attempt<'_> {
         }
         let why = "the attempt to send it broke off inside the daemon, which is a bug: it is tried again later";
         tracing::error!(upload = %self.id, "{why}; the panic is in the log before this");
-        self.core.amend(self.id, |note| note.failure = Some(failure::failure(failure::DEVICE_FAILED, why)));
+        self.core.amend(self.id, |note| {
+            note.failure = Some(failure::failure(failure::DEVICE_FAILED, why));
+            note.attempts = note.attempts.saturating_add(1);
+            note.failed(now);
+        });
     }
 }
 
@@ -149,7 +153,10 @@ async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
     core.refresh(id);
     let ended = match row {
         Ok(Some(row)) if row.phase == Phase::Receiving => Some(send_early(Arc::clone(&core), row, running).await),
-        Ok(Some(row)) if row.phase == Phase::Pending => Some(send(Arc::clone(&core), row, running).await),
+        Ok(Some(row)) if row.phase == Phase::Pending => Some(match lifetime_exceeded(&core, id) {
+            Some(why) => Ended::Failed(why),
+            None => send(Arc::clone(&core), row, running).await,
+        }),
         // Cancelled, or gone with its receipt.
         Ok(_) => None,
         Err(why) => Some(Ended::Wait(waiting(why.to_string()))),
@@ -283,26 +290,28 @@ async fn fail(core: &Core, id: Ulid, why: UploadFailure) {
     }
 }
 
-/// An upload failed by itself. One that has done so for its whole lifetime is set aside: it must not take turns from others
-/// for ever.
+/// An upload that has failed by itself for its whole lifetime is set aside: it must not take turns from others for ever.
+fn lifetime_exceeded(core: &Core, id: Ulid) -> Option<UploadFailure> {
+    let note = core.note(id);
+    let failing_s = note.failing.map_or(0, |failing| failing.seconds());
+    if failing_s < core.config().max_failing_s {
+        return None;
+    }
+    let last = note.failure.map(|last| format!("; it failed last with {}: {}", last.reason, last.message));
+    let why = format!(
+        "it has failed for {}, so it is not tried any more; its bytes are kept: see to the cause, then retry it{}",
+        humantime::format_duration(Duration::from_secs(failing_s)),
+        last.unwrap_or_default(),
+    );
+    Some(failure::failure(failure::LIFETIME_EXCEEDED, why))
+}
+
 async fn failed_again(core: &Core, id: Ulid, wait: &Wait) {
-    let now = core.clock.boot();
-    let (mut failing_s, mut unsaved) = (0, None);
+    let (now, mut unsaved) = (core.clock.boot(), None);
     core.amend(id, |note| {
-        let failing = note.failing.get_or_insert_with(|| Failing::saved(0));
-        failing.failed(now);
-        failing_s = failing.seconds();
+        let failing = note.failed(now);
         unsaved = if failing.is_due() { failing.save() } else { None };
     });
-    if failing_s >= core.config().max_failing_s {
-        let UploadFailure { reason, message } = &wait.failure;
-        let why = format!(
-            "it has failed for {}, so it is not tried any more; its bytes are kept: see to the cause, then retry it; it \
-             failed last with {reason}: {message}",
-            humantime::format_duration(Duration::from_secs(failing_s)),
-        );
-        return fail(core, id, failure::failure(failure::LIFETIME_EXCEEDED, why)).await;
-    }
     save_failing(core, unsaved.map(|seconds| (id, seconds)).into_iter().collect()).await;
     put_aside(core, id, wait);
 }

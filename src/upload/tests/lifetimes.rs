@@ -116,6 +116,20 @@ async fn sending_the_same_parts_again_is_no_progress() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_whose_attempts_break_off_inside_the_daemon_is_set_aside_as_well() {
+    let device = device();
+    device.store.always(Operation::Put, Some(Fault::Panic));
+    let daemon = device.start().await;
+    let id = Ulid::generate();
+    daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+    let (_daemon, failed) = until_set_aside(&device, daemon, id, |_| ()).await;
+    let why = failed.failure.unwrap();
+    assert_eq!(why.reason, failure::LIFETIME_EXCEEDED);
+    assert!(why.message.contains("which is a bug"), "{}", why.message);
+    assert_eq!(device.spool_files(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_gets_through_ends_what_was_counted_before_a_restart() {
     let device = device();
     device.store.always(Operation::UploadPart, Some(Fault::Before(StoreErrorKind::Server)));
