@@ -161,16 +161,23 @@ class Workload:
             self.sign_out_and_in(app, rng, rng.choice(USERS))
 
     def _new_photo(self, rng, kind):
-        size = rng.randrange(1, 512 * 1024) if rng.random() < 0.8 else rng.randrange(4 * MIB, 14 * MIB)
+        size = self._size(rng)
         photo = Photo(rng.choice(USERS), size, rng.random())
         if kind == "file":
             photo.path = self.photos_dir / f"{photo.id}.jpg"
             photo.path.write_bytes(photo.content)
         with self.lock:
-            self.photos.append(photo)
-            if photo.path:
-                self.files[photo.id] = (photo, 0)
+            self._keep(photo)
         return photo
+
+    def _size(self, rng):
+        return rng.randrange(1, 512 * 1024) if rng.random() < 0.8 else rng.randrange(4 * MIB, 14 * MIB)
+
+    def _keep(self, photo):
+        """Under the lock."""
+        self.photos.append(photo)
+        if photo.path:
+            self.files[photo.id] = (photo, 0)
 
     def restore_files(self):
         """A camera that lost power writes again what nobody has acknowledged; what was acknowledged must be whole."""
