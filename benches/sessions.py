@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/compat"))
 
 from compare import status_bytes  # noqa: E402
-from harness import Bench, Checks  # noqa: E402
+from harness import Bench, play  # noqa: E402
 from local_cloud import LocalCloud  # noqa: E402
 from tidegate_app import App, Daemon, credential_pb, session_pb  # noqa: E402
 
@@ -82,15 +82,7 @@ def main():
     parser.add_argument("--sessions", type=int, default=1_000)
     parser.add_argument("--tries", type=int, default=3, help="the best of so many runs counts: other work disturbs")
     options = parser.parse_args()
-    bench, checks = Bench(options.tidegate), Checks()
-    try:
-        run(bench, checks, options)
-    finally:
-        if checks.failed:
-            print(bench.log("daemon")[-3000:])
-        bench.close()
-    print(f"compat: sessions: {checks.passed} passed, {checks.failed} failed, {checks.skipped} skipped")
-    sys.exit(checks.failed != 0)
+    play("sessions", Bench(options.tidegate), lambda bench, checks: run(bench, checks, options))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REGION = "us-east-1"
 START_TIMEOUT_S = 30
+# Of each part's log, where a check failed.
+LOG_SHOWN_CHARACTERS = 6000
 
 
 def clean_environment():
@@ -228,12 +230,16 @@ def error_reason(error):
 
 
 def main(title, run):
-    """Runs one file's checks: `run(bench, checks)`; the last line counts them."""
+    """Runs one file's checks: `run(bench, checks)`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tidegate", required=True, help="the program under test")
-    bench = Bench(parser.parse_args().tidegate)
+    play(title, Bench(parser.parse_args().tidegate), run)
+
+
+def play(title, bench, run, seed=None):
+    """Runs `run(bench, checks)` and ends this program; the last line counts the checks."""
     checks = Checks()
-    print(f"{title}", flush=True)
+    print(title if seed is None else f"{title}, seed {seed}", flush=True)
     try:
         run(bench, checks)
     except Failed as error:
@@ -241,8 +247,8 @@ def main(title, run):
     except Exception:  # noqa: BLE001 - whatever it was, the count must come
         checks.ok("the run reached its end", False, traceback.format_exc())
     if checks.failed:
-        for name, _ in bench.processes:
-            print(f"---- the end of {name}.log\n{bench.log(name)[-3000:]}")
+        for name in dict.fromkeys(name for name, _ in bench.processes):
+            print(f"---- the end of {name}.log\n{bench.log(name)[-LOG_SHOWN_CHARACTERS:]}")
     bench.close()
     print(f"compat: {title}: {checks.passed} passed, {checks.failed} failed, {checks.skipped} skipped", flush=True)
     sys.exit(checks.failed != 0)

@@ -14,12 +14,11 @@ import signal
 import sys
 import threading
 import time
-import traceback
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "compat"))
 
 import grpc  # noqa: E402
-from harness import ROOT, Bench, Checks, http, wait_until  # noqa: E402
+from harness import ROOT, Bench, http, play, wait_until  # noqa: E402
 from local_cloud import LocalCloud  # noqa: E402
 from tidegate_app import App, Daemon, describe, new_ulid, session_pb, upload_pb  # noqa: E402
 
@@ -251,21 +250,13 @@ def main():
     parser.add_argument("--seed", type=int, default=None, help="repeats the choices, as far as the kernel lets it")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
-    title = f"rotations under {options.rotations} kills"
-    print(f"{title}, seed {seed}", flush=True)
-    bench, checks, rng = Bench(options.tidegate), Checks(), random.Random(seed)
-    later = max(2, options.rotations // 10)
-    try:
+    rng, later = random.Random(seed), max(2, options.rotations // 10)
+
+    def run(bench, checks):
         within_the_grace(bench, checks, options.rotations - later, rng)
         after_the_grace(bench, checks, later, rng)
-    except Exception:  # noqa: BLE001 - whatever it was, the count must come
-        checks.ok("the run reached its end", False, traceback.format_exc())
-    if checks.failed:
-        for grace_s in (LONG_GRACE_S, SHORT_GRACE_S):
-            print(f"---- the end of the daemon's log\n{bench.log(f'daemon-{grace_s}')[-6000:]}")
-    bench.close()
-    print(f"compat: {title}: {checks.passed} passed, {checks.failed} failed, {checks.skipped} skipped")
-    sys.exit(checks.failed != 0)
+
+    play(f"rotations under {options.rotations} kills", Bench(options.tidegate), run, seed)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / "compat"), str(TESTS / "crash")]
 
 import grpc  # noqa: E402
-from harness import Bench, Checks, http  # noqa: E402
+from harness import Bench, http, play  # noqa: E402
 from local_cloud import LocalCloud  # noqa: E402
 from tidegate_app import App, Daemon, gateway_pb, new_ulid, upload_pb  # noqa: E402
 from workload import PASSWORD, USERS, sign_in  # noqa: E402
@@ -183,20 +183,12 @@ def main():
     parser.add_argument("--queued", dest="uploads", type=int, required=True, help="how many uploads wait")
     parser.add_argument("--times", type=float, default=1, help="a build for debugging may take so much longer")
     options = parser.parse_args()
-    title = f"{options.uploads} queued uploads"
-    print(title, flush=True)
-    bench, checks = Bench(options.tidegate), Checks()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tidegate-queued-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
+    title = f"{options.uploads} queued uploads"
     try:
-        run(bench, checks, options, folder)
-    except Exception:  # noqa: BLE001 - whatever it was, the count must come
-        checks.ok("the run reached its end", False, traceback.format_exc())
-    if checks.failed:
-        print(f"---- the end of the daemon's log\n{bench.log('daemon')[-3000:]}")
-    bench.close()
-    shutil.rmtree(folder, ignore_errors=True)
-    print(f"compat: {title}: {checks.passed} passed, {checks.failed} failed, {checks.skipped} skipped")
-    sys.exit(checks.failed != 0)
+        play(title, Bench(options.tidegate), lambda bench, checks: run(bench, checks, options, folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

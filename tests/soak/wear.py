@@ -14,12 +14,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / "compat"), str(TESTS / "crash")]
 
-from harness import Bench, Checks, wait_until  # noqa: E402
+from harness import Bench, play, wait_until  # noqa: E402
 from judges import BUCKET  # noqa: E402
 from local_cloud import LocalCloud  # noqa: E402
 from tidegate_app import App, Daemon  # noqa: E402
@@ -75,6 +74,8 @@ def shown(size):
 
 
 def run(bench, checks, options):
+    if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
+        return checks.skip("bytes written for each byte uploaded", "mounting an ext4 image needs root and mkfs.ext4")
     cloud = LocalCloud(bench, arguments=["--log-filter", "warn"])
     cloud.make_user(USERS[0], PASSWORD, "free-tier")
     disk = Disk(bench.dir / "daemon" / "state")
@@ -128,20 +129,7 @@ def main():
     parser.add_argument("--wear", action="store_true", help="(how tests/soak/run finds this)")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller uploads")
     options = parser.parse_args()
-    bench, checks = Bench(options.tidegate), Checks()
-    print("wear", flush=True)
-    if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
-        checks.skip("bytes written for each byte uploaded", "mounting an ext4 image needs root and mkfs.ext4")
-    else:
-        try:
-            run(bench, checks, options)
-        except Exception:  # noqa: BLE001 - whatever it was, the count must come
-            checks.ok("the run reached its end", False, traceback.format_exc())
-    if checks.failed:
-        print(f"---- the end of the daemon's log\n{bench.log('daemon')[-3000:]}")
-    bench.close()
-    print(f"compat: wear: {checks.passed} passed, {checks.failed} failed, {checks.skipped} skipped")
-    sys.exit(checks.failed != 0)
+    play("wear", Bench(options.tidegate), lambda bench, checks: run(bench, checks, options))
 
 
 if __name__ == "__main__":
