@@ -57,7 +57,7 @@ pub struct Config {
     pub spool_max_bytes_per_uid: u64,
     /// Free space on the spool's file system below which nothing more is taken.
     pub disk_free_floor_bytes: u64,
-    /// A stream is synced every so many bytes, so that an interrupted one loses no more than that.
+    /// A stream is synced every so many bytes, so that one that a crash interrupts loses no more than that and 1 MiB.
     pub spool_sync_interval_bytes: u64,
 }
 

@@ -1,6 +1,8 @@
 //! Bytes that arrive over the socket. Promises that an upload which [`Ingest::finish`] acknowledged is on the disk with
 //! its row, and that a stream which breaks off keeps what it has synced; holds no thread while nothing arrives.
 
+mod waiting;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
+use self::waiting::Waiting;
 use super::core::{Core, count_phase, whole};
 use super::journal::{Arrived, Row};
 use super::recovery;
@@ -21,17 +24,12 @@ use super::state::name;
 use super::{ExpectedChecksum, UploadError, UploadView};
 use crate::telemetry::metrics::metrics;
 
-/// What is less than one of these is not worth a turn of a blocking thread: it waits for more, or for the end of the
-/// stream.
-const WRITE_MIN: Amount = Amount { bytes: 512 << 10, pieces: 64 };
-/// What may wait for the writer before the caller waits too.
-const WAITING_MAX: Amount = Amount { bytes: 1 << 20, pieces: 256 };
-
-/// Bytes in memory, and in how many pieces: each small one costs more than its bytes.
-struct Amount {
-    bytes: u64,
-    pieces: usize,
-}
+/// Fewer bytes than this are not worth a turn of a blocking thread: they wait for more, or for the end of the stream.
+const WRITE_MIN_BYTES: u64 = 512 << 10;
+/// Where more streams than this are open, bytes that could be written do not wait: all who fall silent keep them in memory.
+const PATIENT_STREAMS_MAX: usize = 16;
+/// Bytes that may wait for the writer before the caller waits too.
+const WAITING_MAX_BYTES: u64 = 1 << 20;
 
 /// How long a `resume` or a cancellation waits for a stream to let go of the upload.
 pub(super) const HANDOVER: Duration = Duration::from_secs(5);
@@ -97,8 +95,7 @@ struct Stream {
     writer: Spooling,
     /// A write failed: what was taken is not what is written, and nothing more is taken.
     failed: bool,
-    waiting: Vec<Bytes>,
-    waiting_bytes: u64,
+    waiting: Waiting,
     /// Everything that was taken, waiting or written.
     taken: u64,
     /// What the journal says is synced.
@@ -133,8 +130,7 @@ impl Ingest {
             slot,
             writer: Spooling::Idle(Box::new(writer)),
             failed: false,
-            waiting: Vec::new(),
-            waiting_bytes: 0,
+            waiting: Waiting::default(),
             taken: written.bytes,
             journalled: written,
             limit_bytes,
@@ -256,14 +252,14 @@ impl Stream {
         }
         self.core.spool.reserve(self.uid, len)?;
         self.taken = size_bytes;
-        self.waiting_bytes += len;
         self.waiting.push(chunk);
         metrics().bytes_received(len);
         let enough = match &self.writer {
-            Spooling::Busy(work) if !work.is_finished() => WAITING_MAX,
-            _ => WRITE_MIN,
+            Spooling::Busy(work) if !work.is_finished() => WAITING_MAX_BYTES,
+            _ if self.core.receiving().len() > PATIENT_STREAMS_MAX => 0,
+            _ => WRITE_MIN_BYTES,
         };
-        if self.waiting_bytes < enough.bytes && self.waiting.len() < enough.pieces {
+        if self.waiting.bytes() < enough {
             return Ok(());
         }
         self.collect().await?;
@@ -272,12 +268,11 @@ impl Stream {
 
     /// Hands everything that waits to the blocking pool.
     fn write_waiting(&mut self) -> Result<(), UploadError> {
-        if self.waiting.is_empty() {
+        if self.waiting.bytes() == 0 {
             return Ok(());
         }
         self.core.spool.check()?;
-        let pieces = std::mem::take(&mut self.waiting);
-        self.waiting_bytes = 0;
+        let pieces = self.waiting.take();
         let interval = self.core.config().spool_sync_interval_bytes;
         self.start(move |spool, writer| spool.append(writer, &pieces, interval))
     }
@@ -452,7 +447,7 @@ impl Stream {
                 Err(why) => Err(why),
             };
         }
-        self.waiting.clear();
+        self.waiting.take();
         let damaged = self.slot.damaged.load(Ordering::Acquire);
         if damaged && let Err(why) = recovery::restart_stream(&self.core, self.id).await {
             tracing::warn!(upload = %self.id, %why, "a stream with damaged bytes cannot be put back to its start");

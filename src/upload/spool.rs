@@ -1,5 +1,5 @@
-//! Bytes from the socket on their way to the disk. Promises that what counts as received is synced, that quota and
-//! free-space floor are checked before bytes are taken, and that the checksums are computed over what was written; must
+//! Bytes from the socket on their way to the disk. Promises that what counts as received is synced, that the
+//! quota is checked before bytes are taken and the free-space floor before they are written, and that the checksums are computed over what was written; must
 //! never delete bytes that the journal still needs.
 
 mod sums;
