@@ -75,6 +75,8 @@ pub(super) struct Note {
     pub(super) attempts: u32,
     /// For how long it has failed by itself.
     pub(super) failing: Option<Failing>,
+    /// Its last failure was one too many: it is not tried again.
+    pub(super) outlived: bool,
     /// The most bytes in parts that the store ever had of it: what is sent again is no progress.
     pub(super) most_stored: u64,
     /// How many times in a row its transfers stalled: the next ones are given twice the time of those before.
@@ -86,11 +88,12 @@ pub(super) struct Note {
 }
 
 impl Note {
-    /// It has failed by itself once more.
-    pub(super) fn failed(&mut self, now: BootInstant) -> &mut Failing {
+    /// It has failed by itself once more; `max_s` is for how long it may. Only a failure sets it aside: a lower limit gives
+    /// those that wait one more try, under a configuration that may be a better one.
+    pub(super) fn failed(&mut self, now: BootInstant, max_s: u64) {
         let failing = self.failing.get_or_insert_with(|| Failing::saved(0));
         failing.failed(now);
-        failing
+        self.outlived = failing.seconds() >= max_s;
     }
 }
 
@@ -255,6 +258,11 @@ impl Core {
     /// Everybody waits now, or did: the time until they fail next is none of their own.
     pub(super) fn break_failing(&self) {
         lock(&self.notes).values_mut().filter_map(|note| note.failing.as_mut()).for_each(Failing::interrupted);
+    }
+
+    /// For how long it has been failing, where it is time to write that down.
+    pub(super) fn failing_is_due(&self, id: Ulid) -> Option<u64> {
+        lock(&self.notes).get_mut(&id)?.failing.as_mut().filter(|failing| failing.is_due())?.save()
     }
 
     /// Times of failing that are not written down yet.

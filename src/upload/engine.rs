@@ -95,6 +95,8 @@ struct Attempt<'a> {
     core: &'a Core,
     id: Ulid,
     running: Running,
+    /// All its bytes are here: a failure is the upload's own.
+    counts: bool,
 }
 
 impl Drop for Attempt<'_> {
@@ -119,18 +121,21 @@ impl Attempt<'_> {
             let until = now + self.core.backoff(queue.failures(self.id));
             queue.delay(self.id, WaitReason::Retry, until);
         }
-        let why = "the attempt to send it broke off inside the daemon, which is a bug: it is tried again later";
-        tracing::error!(upload = %self.id, "{why}; the panic is in the log before this");
+        let why = "the attempt to send it broke off inside the daemon, which is a bug";
+        tracing::error!(upload = %self.id, "{why}: it is tried again later; the panic is in the log before this");
+        let max_failing_s = self.core.config().max_failing_s;
         self.core.amend(self.id, |note| {
             note.failure = Some(failure::failure(failure::DEVICE_FAILED, why));
-            note.attempts = note.attempts.saturating_add(1);
-            note.failed(now);
+            if self.counts {
+                note.attempts = note.attempts.saturating_add(1);
+                note.failed(now, max_failing_s);
+            }
         });
     }
 }
 
 async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
-    let attempt = Attempt { core: &core, id, running: running.clone() };
+    let mut attempt = Attempt { core: &core, id, running: running.clone(), counts: false };
     let row = core.journal.find(id).await;
     if let Ok(Some(row)) = &row
         && row.failing_s > 0
@@ -143,17 +148,20 @@ async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
             }
         });
     }
+    let due = core.failing_is_due(id);
+    save_failing(&core, due.map(|seconds| (id, seconds)).into_iter().collect()).await;
     let early = match &row {
         Ok(Some(row)) if row.phase == Phase::Receiving => Some((lane_of(row), row.spec.priority)),
         _ => None,
     };
-    if early.is_none() {
+    attempt.counts = early.is_none();
+    if attempt.counts {
         metrics().upload_entered(UploadStateLabel::Running);
     }
     core.refresh(id);
     let ended = match row {
         Ok(Some(row)) if row.phase == Phase::Receiving => Some(send_early(Arc::clone(&core), row, running).await),
-        Ok(Some(row)) if row.phase == Phase::Pending => Some(match lifetime_exceeded(&core, id) {
+        Ok(Some(row)) if row.phase == Phase::Pending => Some(match outlived(&core, id) {
             Some(why) => Ended::Failed(why),
             None => send(Arc::clone(&core), row, running).await,
         }),
@@ -179,7 +187,11 @@ async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
         }
         Some(Ended::Failed(why)) if early.is_some() => stop_early(&core, id, &why).await,
         Some(Ended::Failed(why)) => fail(&core, id, why).await,
-        Some(Ended::Wait(wait)) if wait.counts && early.is_none() => failed_again(&core, id, &wait).await,
+        Some(Ended::Wait(wait)) if wait.counts && early.is_none() => {
+            let (now, max_failing_s) = (core.clock.boot(), core.config().max_failing_s);
+            core.amend(id, |note| note.failed(now, max_failing_s));
+            put_aside(&core, id, &wait);
+        }
         Some(Ended::Wait(wait)) => put_aside(&core, id, &wait),
         Some(Ended::Stopped) => {
             core.amend(id, |note| note.failing.iter_mut().for_each(Failing::interrupted));
@@ -291,29 +303,16 @@ async fn fail(core: &Core, id: Ulid, why: UploadFailure) {
 }
 
 /// An upload that has failed by itself for its whole lifetime is set aside: it must not take turns from others for ever.
-fn lifetime_exceeded(core: &Core, id: Ulid) -> Option<UploadFailure> {
+fn outlived(core: &Core, id: Ulid) -> Option<UploadFailure> {
     let note = core.note(id);
-    let failing_s = note.failing.map_or(0, |failing| failing.seconds());
-    if failing_s < core.config().max_failing_s {
-        return None;
-    }
+    let (true, Some(failing)) = (note.outlived, note.failing) else { return None };
     let last = note.failure.map(|last| format!("; it failed last with {}: {}", last.reason, last.message));
     let why = format!(
         "it has failed for {}, so it is not tried any more; its bytes are kept: see to the cause, then retry it{}",
-        humantime::format_duration(Duration::from_secs(failing_s)),
+        humantime::format_duration(Duration::from_secs(failing.seconds())),
         last.unwrap_or_default(),
     );
     Some(failure::failure(failure::LIFETIME_EXCEEDED, why))
-}
-
-async fn failed_again(core: &Core, id: Ulid, wait: &Wait) {
-    let (now, mut unsaved) = (core.clock.boot(), None);
-    core.amend(id, |note| {
-        let failing = note.failed(now);
-        unsaved = if failing.is_due() { failing.save() } else { None };
-    });
-    save_failing(core, unsaved.map(|seconds| (id, seconds)).into_iter().collect()).await;
-    put_aside(core, id, wait);
 }
 
 fn put_aside(core: &Core, id: Ulid, wait: &Wait) {
