@@ -47,7 +47,7 @@ pub struct Usage {
 pub struct Unfinished {
     /// Those that may have a file in the spool.
     pub spooled: Vec<Usage>,
-    /// Those that are to be sent, in no order, by the lane that each is sent in.
+    /// Those that are to be sent, as they were accepted, by the lane that each is sent in.
     pub pending: HashMap<LaneKey, Vec<Pending>>,
 }
 
@@ -100,7 +100,7 @@ impl Journal {
             let mut query = connection.prepare(
                 r#"SELECT id, owner_uid, phase, received_bytes, source = '"Spool"', identity_id, destination,
                     json_extract(spec, '$.priority'), total_bytes
-                   FROM uploads WHERE phase IN (0, 1, 3)"#,
+                   FROM uploads WHERE phase IN (0, 1, 3) ORDER BY phase, rowid"#,
             )?;
             let mut found = query.query([])?;
             let mut all = Unfinished::default();
@@ -127,8 +127,10 @@ impl Journal {
     /// Where the journal cannot be read.
     pub async fn unfinished_of(&self, session: SessionId) -> Result<Vec<Ulid>, JournalError> {
         self.read(move |connection| {
-            let mut query = connection
-                .prepare_cached("SELECT id FROM uploads WHERE phase IN (0, 1) AND session = ? ORDER BY id")?;
+            // The first condition is that of the index, which is taken for it.
+            let mut query = connection.prepare_cached(
+                "SELECT id FROM uploads WHERE phase IN (0, 1, 3) AND phase <> 3 AND session = ? ORDER BY id",
+            )?;
             let ids = query.query_map([session.0], |row| Ok(Ulid::from_bytes(row.get(0)?)))?;
             ids.collect()
         })
@@ -141,7 +143,9 @@ impl Journal {
     /// Where the journal cannot be read.
     pub async fn idle_streams(&self, before_ms: i64) -> Result<Vec<Ulid>, JournalError> {
         self.read(move |connection| {
-            let mut query = connection.prepare_cached("SELECT id FROM uploads WHERE phase = 0 AND update_ms < ?")?;
+            // As above.
+            let mut query = connection
+                .prepare_cached("SELECT id FROM uploads WHERE phase IN (0, 1, 3) AND phase = 0 AND update_ms < ?")?;
             let ids = query.query_map([before_ms], |row| Ok(Ulid::from_bytes(row.get(0)?)))?;
             ids.collect()
         })
