@@ -221,7 +221,7 @@ mod tests {
         .unwrap();
         let rows = |file: &Connection| {
             let mut query = file.prepare("SELECT * FROM uploads ORDER BY id").unwrap();
-            let columns: Vec<String> = query.column_names().into_iter().map(str::to_owned).collect();
+            let columns: Vec<String> = query.column_names().map(str::to_owned).collect();
             let values = |row: &rusqlite::Row<'_>| (0..columns.len()).map(|at| row.get::<_, Value>(at)).collect();
             let rows: Result<Vec<Vec<Value>>, _> = query.query_map([], values).unwrap().collect();
             (columns.clone(), rows.unwrap())
