@@ -243,8 +243,8 @@ impl Sessions {
         Ok(SessionId(handle.place.id.clone()))
     }
 
-    /// True while the session is there and nobody has begun to sign it out: an upload whose row is on the disk at such a
-    /// moment is one that the sign-out finds.
+    /// True while the session is there and nobody has begun to sign it out: an upload that is written down at such a moment
+    /// is one that the sign-out finds.
     pub fn takes_uploads(&self, session: &SessionId) -> bool {
         self.0.read().by_id.get(&session.0).is_some_and(|handle| handle.vending.load(Ordering::SeqCst))
     }

@@ -1,14 +1,15 @@
 //! What is accepted: from a caller's spec to the row that says everything about an upload. Authorises before it checks
 //! anything else; promises that session, identity id, destination and key are fixed from here on.
 
+use std::sync::Arc;
+
 use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
 use super::core::Core;
-use super::journal::{Row, Source, StoredSpec};
+use super::journal::{Entered, Row, Source, StoredSpec};
 use super::key;
 use super::plan::{self, PartSizes};
-use super::recovery::stop;
 use super::source::Accepted;
 use super::state::Phase;
 use super::{Destination, KeyPolicy, OnDenied, Priority, UploadError, UploadSpec};
@@ -86,25 +87,19 @@ pub(super) async fn admit(
 
 /// Writes a new upload down, unless its id is taken: then answers the one that is there.
 ///
-/// Then looks at the session once more. A sign-out that began meanwhile may have counted the session's uploads before
-/// this one was among them: nobody would send it, cancel it or wait for it. Nothing is promised yet, so it is refused as
-/// if it had come a moment later, and leaves nothing behind.
+/// A sign-out that began after the upload was admitted either finds it among the session's uploads, or keeps it out. There
+/// is no third way, in which it would be there for a moment and taken back: after a crash in that moment it would answer the
+/// app's next try as cancelled.
 ///
 /// # Errors
 /// `Session` where the session has ended meanwhile; `Storage`.
 pub(super) async fn enter(core: &Core, row: &Row) -> Result<Option<Row>, UploadError> {
-    if let Some(there) = core.journal.insert(row.clone()).await? {
-        return Ok(Some(there));
+    let (tenants, session) = (Arc::clone(&core.tenants), row.session.clone());
+    match core.journal.enter(row.clone(), move || tenants.takes_uploads(&session)).await? {
+        Entered::New => Ok(None),
+        Entered::There(there) => Ok(Some(*there)),
+        Entered::Refused => Err(SessionError::NotFound(row.session.0.clone()).into()),
     }
-    if core.tenants.takes_uploads(&row.session) {
-        return Ok(None);
-    }
-    match stop(core, row.id, None).await {
-        // The sign-out has seen it after all, and cancelled it.
-        Ok(_) | Err(UploadError::WrongState(..) | UploadError::NotFound(_)) => core.journal.withdraw(row.id).await?,
-        Err(why) => return Err(why),
-    }
-    Err(SessionError::NotFound(row.session.0.clone()).into())
 }
 
 /// Makes an admitted upload one of a file of the device: everything is here.

@@ -21,7 +21,7 @@ pub use self::aborts::Abort;
 pub use self::folder_files::{Ended as EndedFile, FolderCounts, FolderFile, Known, Settled};
 pub use self::lists::{Pending, SCAN_MAX, Unfinished, Usage};
 pub use self::parts::Arrived;
-pub use self::rows::{Row, Source, StoredSpec};
+pub use self::rows::{Entered, Row, Source, StoredSpec};
 use super::StartError;
 use super::state_dir::StateDir;
 use crate::failpoint::{DiskError, Step, around};

@@ -121,12 +121,12 @@ impl Journal {
         .await
     }
 
-    /// The unfinished uploads of a session.
+    /// The unfinished uploads of a session, behind every write that has begun: see [`Journal::enter`].
     ///
     /// # Errors
-    /// Where the journal cannot be read.
+    /// Where the journal cannot be read, or a write has failed.
     pub async fn unfinished_of(&self, session: SessionId) -> Result<Vec<Ulid>, JournalError> {
-        self.read(move |connection| {
+        self.write(move |connection| {
             // The first condition is that of the index, which is taken for it.
             let mut query = connection.prepare_cached(
                 "SELECT id FROM uploads WHERE phase IN (0, 1, 3) AND phase <> 3 AND session = ? ORDER BY id",

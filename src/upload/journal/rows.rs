@@ -298,6 +298,17 @@ pub(super) fn insert(connection: &Connection, row: &Row) -> rusqlite::Result<()>
     store(connection, row)
 }
 
+/// What became of an upload that was to enter.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entered {
+    /// It is written down.
+    New,
+    /// Its id is taken, by this one.
+    There(Box<Row>),
+    /// It may not enter, and has left nothing behind.
+    Refused,
+}
+
 /// [`Journal::advance`] in the caller's transaction.
 pub(super) fn advance(
     connection: &Connection,
@@ -327,28 +338,24 @@ pub(super) fn advance(
 }
 
 impl Journal {
-    /// Writes a new upload, unless its id is taken: then answers the one that is there.
+    /// Writes a new upload, unless its id is taken, or `may_enter` says no. That is asked in between two writes: whoever
+    /// makes it say no, and then asks for [`Journal::unfinished_of`], sees every upload that has entered before.
     ///
     /// # Errors
     /// Where the journal cannot be written.
-    pub async fn insert(&self, row: Row) -> Result<Option<Row>, JournalError> {
+    pub async fn enter(
+        &self,
+        row: Row,
+        may_enter: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<Entered, JournalError> {
         self.write(move |connection| {
             if let Some(there) = find(connection, row.id)? {
-                return Ok(Some(there));
+                return Ok(Entered::There(Box::new(there)));
             }
-            insert(connection, &row).map(|()| None)
-        })
-        .await
-    }
-
-    /// Forgets an upload that was cancelled before anybody was told that it is there: its id is free again.
-    ///
-    /// # Errors
-    /// Where the journal cannot be written.
-    pub async fn withdraw(&self, id: Ulid) -> Result<(), JournalError> {
-        self.write(move |connection| {
-            let mut delete = connection.prepare_cached("DELETE FROM uploads WHERE id = ? AND phase = 4")?;
-            delete.execute([blob(id)]).map(|_| ())
+            if !may_enter() {
+                return Ok(Entered::Refused);
+            }
+            insert(connection, &row).map(|()| Entered::New)
         })
         .await
     }

@@ -10,6 +10,16 @@ use crate::upload::spool::Mark;
 use crate::upload::state::{Event, Phase};
 use crate::upload::{Ulid, UploadError, failure};
 
+impl Journal {
+    /// Whether or not anybody is signed in.
+    async fn insert(&self, row: Row) -> Result<Option<Row>, JournalError> {
+        match self.enter(row, || true).await? {
+            Entered::There(there) => Ok(Some(*there)),
+            _ => Ok(None),
+        }
+    }
+}
+
 fn open(root: &Path) -> Result<Journal, StartError> {
     Journal::open(Arc::new(StateDir::open(root)?))
 }
@@ -92,6 +102,23 @@ async fn reopened(root: &Path) -> Journal {
             other => return other.unwrap(),
         }
     }
+}
+
+#[tokio::test]
+async fn whoever_ends_a_session_finds_every_upload_that_has_entered_it() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = open(root.path()).unwrap();
+    let (looked, look) = oneshot::channel();
+    let entering = journal.enter(row(id(1)), move || looked.send(()).is_ok());
+    let ending = async {
+        look.await.unwrap();
+        journal.unfinished_of(SessionId("s".into())).await
+    };
+    let (entered, found) = tokio::join!(entering, ending);
+    assert_eq!((entered.unwrap(), found.unwrap()), (Entered::New, vec![id(1)]));
+    assert_eq!(journal.enter(row(id(2)), || false).await.unwrap(), Entered::Refused);
+    assert!(journal.find(id(2)).await.unwrap().is_none());
+    assert_eq!(journal.enter(row(id(1)), || false).await.unwrap(), Entered::There(Box::new(row(id(1)))), "it is there");
 }
 
 #[tokio::test]
