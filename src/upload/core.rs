@@ -261,8 +261,10 @@ impl Core {
     }
 
     /// For how long it has been failing, where it is time to write that down.
-    pub(super) fn failing_is_due(&self, id: Ulid) -> Option<u64> {
-        lock(&self.notes).get_mut(&id)?.failing.as_mut().filter(|failing| failing.is_due())?.save()
+    pub(super) fn due_failing(&self, id: Ulid) -> Option<(Ulid, u64)> {
+        let mut notes = lock(&self.notes);
+        let failing = notes.get_mut(&id)?.failing.as_mut().filter(|failing| failing.is_due())?;
+        Some((id, failing.save()?))
     }
 
     /// Times of failing that are not written down yet.

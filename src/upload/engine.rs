@@ -148,8 +148,7 @@ async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
             }
         });
     }
-    let due = core.failing_is_due(id);
-    save_failing(&core, due.map(|seconds| (id, seconds)).into_iter().collect()).await;
+    save_failing(&core, core.due_failing(id).into_iter().collect()).await;
     let early = match &row {
         Ok(Some(row)) if row.phase == Phase::Receiving => Some((lane_of(row), row.spec.priority)),
         _ => None,
