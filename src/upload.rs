@@ -28,6 +28,7 @@ mod state_dir;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod watchers;
 mod wire;
 mod worker;
 

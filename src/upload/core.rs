@@ -1,8 +1,8 @@
-//! What the parts of the upload room share: the journal, the spool, the queue, and who watches what. Promises that a
-//! watcher sees every durable change; must never hold one of its locks while it waits.
+//! What the parts of the upload room share: the journal, the spool, the queue, and what is known only now. Must never hold
+//! one of its locks while it waits.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use ulid::Ulid;
 
-use super::journal::{Journal, Pending, Row, Source};
+use super::journal::{Journal, Pending, Row};
 use super::lifetime::Failing;
 use super::pace;
 use super::plan::PartSizes;
@@ -21,9 +21,10 @@ use super::spool::Spool;
 use super::state::Phase;
 use super::state_dir::StateDir;
 use super::tenants::Tenants;
+use super::watchers::Watchers;
 use super::wire::Wire;
-use super::{Config, Destination, UploadError, UploadFailure, UploadState, UploadView};
-use crate::clock::{BootInstant, Clock, from_unix_ms, unix_ms};
+use super::{Config, Destination, UploadError, UploadFailure};
+use crate::clock::{BootInstant, Clock, unix_ms};
 use crate::store::RateLimit;
 use crate::telemetry::metrics::{UploadStateLabel, metrics};
 
@@ -39,7 +40,7 @@ pub(super) struct Core {
     queue: Mutex<Queue>,
     notes: Mutex<HashMap<Ulid, Note>>,
     running: Mutex<HashMap<Ulid, Running>>,
-    watchers: Mutex<HashMap<Ulid, watch::Sender<UploadView>>>,
+    pub(super) watchers: Watchers,
     /// The interfaces that lead off this device; `None`: not known.
     pub(super) network: Mutex<Option<Vec<String>>>,
     pub(super) receiving: Mutex<HashMap<Ulid, Arc<super::ingest::Slot>>>,
@@ -136,7 +137,7 @@ impl Core {
             queue: Mutex::default(),
             notes: Mutex::default(),
             running: Mutex::default(),
-            watchers: Mutex::default(),
+            watchers: Watchers::default(),
             network: Mutex::default(),
             receiving: Mutex::default(),
             wake: Notify::new(),
@@ -334,125 +335,6 @@ impl Core {
         let mut queue = self.queue();
         while let Some(tired) = queue.should_rest(self.clock.boot(), slots) {
             self.rest(|id| id == tired);
-        }
-    }
-
-    /// What is shown of an upload now.
-    pub(super) async fn view(&self, row: &Row) -> Result<UploadView, UploadError> {
-        let note = self.note(row.id);
-        let state = self.shown_state(row);
-        let running = self.running(row.id).map(|running| running.stored_bytes.load(Ordering::Relaxed));
-        let stored_bytes = match (row.phase, running) {
-            (Phase::Succeeded, _) => row.total_bytes.unwrap_or(0),
-            (_, Some(stored)) => stored,
-            (Phase::Receiving | Phase::Pending | Phase::Failed, None) if row.multipart_id.is_some() => {
-                self.journal.parts(row.id).await?.iter().map(|part| part.size_bytes).sum()
-            }
-            _ => 0,
-        };
-        Ok(UploadView {
-            id: row.id,
-            session: row.session.clone(),
-            owner_uid: row.owner_uid,
-            destination: row.destination.clone(),
-            state,
-            received_bytes: row.received_bytes,
-            stored_bytes,
-            total_bytes: row.total_bytes,
-            bucket: row.bucket.clone(),
-            key: row.key.clone(),
-            etag: row.etag.clone(),
-            version_id: row.version_id.clone(),
-            crc64nvme: row.crc64nvme,
-            failure: if row.phase == Phase::Pending { note.failure } else { row.failure.clone() },
-            create_time: from_unix_ms(row.create_ms),
-            update_time: from_unix_ms(row.update_ms),
-            end_time: row.phase.has_ended().then(|| from_unix_ms(row.update_ms)),
-            expire_time: super::ends::expire_time(row, self.config().receipt_retention_s),
-            path: match &row.source {
-                Source::Spool => None,
-                Source::File { root, relative, .. } => Some(root.join(relative).display().to_string()),
-            },
-            attempt_count: row.attempts.max(note.attempts),
-        })
-    }
-
-    fn shown_state(&self, row: &Row) -> UploadState {
-        let live = if row.phase == Phase::Pending { self.queue().state(row.id, self.clock.boot()) } else { None };
-        live.unwrap_or_else(|| row.phase.shown())
-    }
-
-    /// Watches an upload; the caller has checked that it may.
-    pub(super) async fn watch(&self, id: Ulid) -> Result<watch::Receiver<UploadView>, UploadError> {
-        let gone = || UploadError::NotFound(id);
-        let row = self.journal.find(id).await?.ok_or_else(gone)?;
-        let view = self.view(&row).await?;
-        let receiver = {
-            let mut watchers = lock(&self.watchers);
-            watchers.entry(id).or_insert_with(|| watch::Sender::new(view)).subscribe()
-        };
-        // Whatever happened between reading and subscribing is caught up with here.
-        let row = self.journal.find(id).await?.ok_or_else(gone)?;
-        self.publish(&row).await;
-        Ok(receiver)
-    }
-
-    /// Shows a durable change to whoever watches; the last one closes the channel.
-    pub(super) async fn publish(&self, row: &Row) {
-        if !lock(&self.watchers).contains_key(&row.id) {
-            return;
-        }
-        let Ok(view) = self.view(row).await else { return };
-        let mut watchers = lock(&self.watchers);
-        if let Some(sender) = watchers.get(&row.id) {
-            sender.send_replace(view);
-        }
-        if row.phase.has_ended() {
-            watchers.remove(&row.id);
-        }
-    }
-
-    /// The upload has ended: shows it to its watchers, and to whoever follows the ends of all.
-    pub(super) async fn publish_end(&self, row: &Row) {
-        self.forget(row.id);
-        self.publish(row).await;
-        self.ended.send_modify(|count| *count = count.wrapping_add(1));
-    }
-
-    /// Shows a passing change: the state, the last failure, the bytes that the store has.
-    pub(super) fn refresh(&self, id: Ulid) {
-        let state = self.queue().state(id, self.clock.boot());
-        let note = self.note(id);
-        let stored = self.running(id).map(|running| running.stored_bytes.load(Ordering::Relaxed));
-        if let Some(sender) = lock(&self.watchers).get(&id) {
-            sender.send_modify(|view| {
-                view.stored_bytes = stored.unwrap_or(view.stored_bytes);
-                if view.state == UploadState::Receiving {
-                    // It is in the queue for the parts that are here already; only its last byte moves it on.
-                    return;
-                }
-                view.state = state.unwrap_or(view.state);
-                view.failure = note.failure;
-                view.attempt_count = view.attempt_count.max(note.attempts);
-            });
-        }
-    }
-
-    /// Shows to everybody what a change of the whole queue (pause, a gate, a parked session) means for them.
-    pub(super) fn refresh_all(&self) {
-        let ids: Vec<Ulid> = {
-            let mut watchers = lock(&self.watchers);
-            watchers.retain(|_, sender| sender.receiver_count() > 0);
-            watchers.keys().copied().collect()
-        };
-        let now = self.clock.boot();
-        for id in ids {
-            let state = self.queue().state(id, now);
-            if let (Some(state), Some(sender)) = (state, lock(&self.watchers).get(&id)) {
-                sender.send_if_modified(|view| {
-                    view.state != UploadState::Receiving && std::mem::replace(&mut view.state, state) != state
-                });
-            }
         }
     }
 

@@ -13,3 +13,4 @@ mod owners;
 mod pausing;
 mod recovering;
 mod sending;
+mod watching;

@@ -443,8 +443,9 @@ async fn judge(
     };
     // Whoever may not look cannot tell its own object at an exact key from another one.
     let blind = case.exact && case.role == Role::PutOnly;
-    // A look follows a lost reply. Besides the request that is struck, a loaded machine may make one look stalled.
-    let doubtful = case.operation == HEAD || case.kind.may_be_done() || stage.proxy.publishing(&format!("/{tag}/")) > 2;
+    // A look follows a lost reply. Besides the request that is struck, a loaded machine may make one look stalled: that one
+    // was left before it was answered.
+    let doubtful = case.operation == HEAD || case.kind.may_be_done() || stage.left.at(&format!("/{tag}/")) > 0;
     if case.foreign {
         let unknown = blind && doubtful && reason == "OUTCOME_UNKNOWN";
         if view.state != UploadState::Failed || !(reason == "OBJECT_EXISTS" || unknown) {

@@ -89,8 +89,6 @@ struct State {
     rules: Vec<Rule>,
     struck: BTreeMap<String, u32>,
     requests: BTreeMap<&'static str, u64>,
-    /// Of requests that make an object visible: by key.
-    publishing: BTreeMap<String, u32>,
     bytes_per_s: u64,
     /// The S3 refuses requests with headers that begin so.
     refused: Vec<&'static str>,
@@ -143,14 +141,6 @@ impl Proxy {
         self.state(|state| state.requests.get(operation).copied().unwrap_or(0))
     }
 
-    /// How many requests came that make an object visible at a key with this part.
-    pub fn publishing(&self, key_part: &str) -> u32 {
-        self.state(|state| {
-            let fits = state.publishing.iter().filter(|(key, _)| key.contains(key_part));
-            fits.map(|(_, count)| count).sum()
-        })
-    }
-
     /// What all connections together may carry, both ways; zero for no limit.
     pub fn set_bytes_per_s(&self, bytes_per_s: u64) {
         self.state(|state| state.bytes_per_s = bytes_per_s);
@@ -191,9 +181,6 @@ impl Shared {
     fn strike(&self, operation: &'static str, key: &str) -> Option<Fault> {
         self.state(|state| {
             *state.requests.entry(operation).or_default() += 1;
-            if ["s3:PutObject", "s3:CompleteMultipartUpload"].contains(&operation) {
-                *state.publishing.entry(key.to_owned()).or_default() += 1;
-            }
             let fits = |rule: &&mut Rule| {
                 (rule.operation == "*" || rule.operation == operation) && key.contains(&rule.key_part)
             };

@@ -22,6 +22,7 @@ use tidegate::upload::{
 use tokio_util::sync::CancellationToken;
 
 use crate::fault_proxy::Proxy;
+use crate::fault_watch::{Left, Watched};
 use crate::rehearsal::{PASSWORD, Rehearsal, keys};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -76,6 +77,8 @@ impl Judge {
 pub struct Stage {
     pub rehearsal: Rehearsal,
     pub proxy: Proxy,
+    /// Writes that the daemon did not wait for.
+    pub left: Left,
     pub admin: Client,
     pub bucket: String,
     /// Short stalls and waits.
@@ -163,7 +166,7 @@ impl Stage {
             complete_timeout_ms: 3_000,
             ..Config::default()
         };
-        Self { rehearsal, proxy, admin, bucket, config, store, clock, dir, judge }
+        Self { rehearsal, proxy, left: Left::default(), admin, bucket, config, store, clock, dir, judge }
     }
 
     pub fn is_local_cloud(&self) -> bool {
@@ -202,11 +205,9 @@ impl Stage {
     }
 
     pub fn destination(&self) -> Destination {
-        Destination {
-            name: "photos".into(),
-            prefix: "users/{identity_id}/".into(),
-            store: s3::open(self.store.clone(), self.clock.clone()).unwrap(),
-        }
+        let inner = s3::open(self.store.clone(), self.clock.clone()).unwrap();
+        let store = Arc::new(Watched { inner, left: self.left.clone() });
+        Destination { name: "photos".into(), prefix: "users/{identity_id}/".into(), store }
     }
 
     /// Starts a daemon's inside; the people are signed in, or still are.

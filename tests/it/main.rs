@@ -29,6 +29,7 @@ mod fault_profiles;
 mod fault_proxy;
 #[cfg(feature = "local-cloud")]
 mod fault_stage;
+mod fault_watch;
 #[cfg(feature = "local-cloud")]
 mod federated_cli;
 #[cfg(feature = "local-cloud")]
