@@ -66,6 +66,16 @@ pub enum UploadState {
     Cancelled,
 }
 
+impl UploadState {
+    /// True where nothing happens by itself any more.
+    pub fn has_ended(self) -> bool {
+        match self {
+            Self::Succeeded | Self::Failed | Self::Cancelled => true,
+            Self::Receiving | Self::Queued | Self::Running | Self::Waiting(_) => false,
+        }
+    }
+}
+
 /// Why an upload waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WaitReason {

@@ -13,7 +13,7 @@ use super::{convert, names, v1};
 use crate::session::{
     FederatedSignIn, SessionError, SessionView, Sessions, SignInMethod, SignInProgress, SignOutUploads,
 };
-use crate::upload::{Ulid, Uploads};
+use crate::upload::{Ulid, UploadError, Uploads};
 
 /// See the module.
 #[derive(Debug)]
@@ -172,17 +172,26 @@ impl SessionService for SessionApi {
         // The one that is meant now: its uploads are told even where only its file could not be removed.
         let meant = self.sessions.get(&caller, id.as_ref()).map_err(|error| of_session(&error, FIELD))?;
         let (session, what) = (meant.id, what.of_a(meant.kind));
-        let ended = self.sessions.sign_out(&caller, Some(&session), what, request.everywhere).await;
-        match ended {
-            Ok(_) | Err(SessionError::Storage(_)) => {}
-            Err(error) => return Err(of_session(&error, FIELD)),
-        }
-        let told = self.uploads.session_ended(&session, what).await;
-        let unfinished = told.map_err(|error| of_upload(&error, Reason::UploadEnded))?;
-        if what == SignOutUploads::Drain && unfinished == 0 {
-            self.sessions.uploads_done(&session).await;
-        }
-        ended.map_err(|error| of_session(&error, FIELD))?;
+        let (sessions, uploads, everywhere) = (self.sessions.clone(), self.uploads.clone(), request.everywhere);
+        // Whoever signs out may go at any moment: the session's end and what it means for its uploads are one step.
+        let signed_out = tokio::spawn(async move {
+            let ended = sessions.sign_out(&caller, Some(&session), what, everywhere).await;
+            match ended {
+                Ok(_) | Err(SessionError::Storage(_)) => {}
+                Err(error) => return Err(of_session(&error, FIELD)),
+            }
+            let told = uploads.session_ended(&session, what).await;
+            let unfinished = told.map_err(|error| of_upload(&error, Reason::UploadEnded))?;
+            if what == SignOutUploads::Drain && unfinished == 0 {
+                sessions.uploads_done(&session).await;
+            }
+            ended.map_err(|error| of_session(&error, FIELD))?;
+            Ok(unfinished)
+        });
+        let unfinished = signed_out.await.unwrap_or_else(|why| {
+            let broken = UploadError::Storage(format!("signing out broke off: {why}"));
+            Err(of_upload(&broken, Reason::UploadEnded))
+        })?;
         Ok(Response::new(v1::SignOutResponse {
             unfinished_upload_count: convert::count(unfinished),
             hosted_sign_out_url: self.sessions.hosted_sign_out_url(&meant.identity).unwrap_or_default(),

@@ -16,7 +16,7 @@ use super::v1::upload_service_server::UploadService;
 use super::watch::{Answers, Next, answers};
 use super::{convert, ends, names, v1};
 use crate::caller::Caller;
-use crate::upload::{Ingest, ListFilter, Ulid, UploadError, UploadState, UploadView, Uploads};
+use crate::upload::{Ingest, ListFilter, Ulid, UploadError, UploadView, Uploads};
 
 /// See the module.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl UploadService for UploadApi {
         let id = names::upload("name", &request.get_ref().name)?;
         let states = self.uploads.watch(&caller, id).await.map_err(|error| of_upload(&error, NO_MORE_BYTES))?;
         let show = |view: UploadView| async {
-            let is_last = has_ended(view.state);
+            let is_last = view.state.has_ended();
             let answer = v1::WatchUploadResponse { upload: Some(convert::upload(view)) };
             if is_last { Next::Last(answer) } else { Next::Send(answer) }
         };
@@ -200,7 +200,7 @@ impl UploadApi {
         let watched = self.uploads.watch(caller, id).await;
         let mut states = watched.map_err(|error| of_upload(&error, NO_MORE_BYTES))?;
         tokio::select! {
-            ended = states.wait_for(|view| has_ended(view.state)) => {
+            ended = states.wait_for(|view| view.state.has_ended()) => {
                 if let Ok(view) = ended {
                     return Ok(view.clone());
                 }
@@ -305,12 +305,5 @@ impl Messages {
             }
             _ => Broken::Lost(status.message().to_owned()),
         }
-    }
-}
-
-fn has_ended(state: UploadState) -> bool {
-    match state {
-        UploadState::Succeeded | UploadState::Failed | UploadState::Cancelled => true,
-        UploadState::Receiving | UploadState::Queued | UploadState::Running | UploadState::Waiting(_) => false,
     }
 }

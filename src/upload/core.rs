@@ -207,6 +207,7 @@ impl Core {
             Phase::Receiving => self.queue().push_early(row.id, &lane, row.spec.priority),
             _ => self.queue().push(row.id, &lane, self.class(row.spec.priority, row.total_bytes)),
         }
+        self.refresh(row.id);
         self.wake.notify_one();
     }
 

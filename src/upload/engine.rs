@@ -47,7 +47,8 @@ pub(super) async fn run(core: Arc<Core>) {
         tokio::select! {
             Some(_) = under_way.join_next(), if !under_way.is_empty() => {}
             () = core.wake.notified() => {}
-            () = tokio::time::sleep(sleep.min(LONGEST_SLEEP)) => {}
+            // Waits end with time alone, also those of uploads that there is no place for yet.
+            () = tokio::time::sleep(sleep.min(LONGEST_SLEEP)) => core.refresh_all(),
             () = core.stopping.cancelled(), if !core.stopping.is_cancelled() => {}
             // A registry that is gone changes no more.
             Ok(()) = changes.changed() => {
@@ -153,6 +154,12 @@ async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
         Ok(Some(row)) if row.phase == Phase::Receiving => Some((lane_of(row), row.spec.priority)),
         _ => None,
     };
+    if let Ok(Some(row)) = &row
+        && row.multipart_id.is_some()
+        && let Ok(parts) = core.journal.parts(id).await
+    {
+        running.stored_bytes.store(parts.iter().map(|part| part.size_bytes).sum(), Ordering::Relaxed);
+    }
     attempt.counts = early.is_none();
     if attempt.counts {
         metrics().upload_entered(UploadStateLabel::Running);
@@ -215,8 +222,10 @@ async fn stop_early(core: &Core, id: Ulid, why: &UploadFailure) {
         (Some(slot), _) => slot.waits_for_all.store(true, Ordering::Relaxed),
         (None, failure::SPOOL_CORRUPT) => {
             tracing::error!("spooled bytes are damaged: the stream starts again");
-            if let Err(why) = core.journal.restart_stream(id, core.now_ms()).await {
-                tracing::warn!(%why, "a stream with damaged bytes cannot be put back to its start");
+            match core.journal.restart_stream(id, core.now_ms()).await {
+                Ok(Some(Ok(row))) => core.publish(&row).await,
+                Ok(_) => {}
+                Err(why) => tracing::warn!(%why, "a stream with damaged bytes cannot be put back to its start"),
             }
             core.aborts.notify_one();
         }

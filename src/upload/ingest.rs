@@ -429,12 +429,11 @@ impl Stream {
     /// The bytes are the wrong ones: a repeated `begin` starts at zero, and what was sent of them is dropped. The parts
     /// that are on their way end first, because they are read from the file.
     async fn start_over(&mut self) -> Result<(), UploadError> {
-        let row = recovery::restart_stream(&self.core, self.id).await?;
+        recovery::restart_stream(&self.core, self.id).await?;
         let uid = self.uid;
         self.journalled = recovery::nothing();
         self.with_writer(move |spool, writer| spool.empty(writer, uid)).await?;
         self.taken = 0;
-        self.core.publish(&row).await;
         Ok(())
     }
 

@@ -359,22 +359,27 @@ impl Uploads {
     /// # Errors
     /// `Storage`.
     pub async fn session_ended(&self, session: &SessionId, what: SignOutUploads) -> Result<u64, UploadError> {
-        let unfinished = self.0.journal.unfinished_of(session.clone()).await?;
-        for id in &unfinished {
-            match what {
-                SignOutUploads::Drain => {}
-                // From now on the session signs nothing; the next attempt finds that out and waits for the user.
-                SignOutUploads::Park => self.interrupt(*id).await,
-                SignOutUploads::Cancel => {
-                    // One that got through meanwhile, or is forgotten already, is no failure of the sign-out.
-                    match stop(&self.0, *id, None).await {
-                        Ok(_) | Err(UploadError::WrongState(..) | UploadError::NotFound(_)) => {}
-                        Err(why) => return Err(why),
+        let (uploads, session) = (self.clone(), session.clone());
+        // Whoever signs out may be gone before the last one is cancelled.
+        let told = whole(&self.0, async move {
+            let unfinished = uploads.0.journal.unfinished_of(session).await?;
+            for id in &unfinished {
+                match what {
+                    SignOutUploads::Drain => {}
+                    // From now on the session signs nothing; the next attempt finds that out and waits for the user.
+                    SignOutUploads::Park => uploads.interrupt(*id).await,
+                    SignOutUploads::Cancel => {
+                        // One that got through meanwhile, or is forgotten already, is no failure of the sign-out.
+                        match stop(&uploads.0, *id, None).await {
+                            Ok(_) | Err(UploadError::WrongState(..) | UploadError::NotFound(_)) => {}
+                            Err(why) => return Err(why),
+                        }
                     }
                 }
             }
-        }
-        Ok(unfinished.len() as u64)
+            Ok(unfinished.len() as u64)
+        });
+        told.await
     }
 
     /// Takes another configuration over: what begins from now on follows it. The limits of the spool and

@@ -116,6 +116,7 @@ pub(super) async fn restart_stream(core: &Core, id: Ulid) -> Result<Row, UploadE
     match restarted {
         Some(Ok(row)) => {
             core.aborts.notify_one();
+            core.publish(&row).await;
             Ok(row)
         }
         Some(Err(row)) => Err(UploadError::WrongState(id, name(row.phase.shown()))),

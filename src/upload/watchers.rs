@@ -1,5 +1,5 @@
-//! What is shown of an upload, and to whom. Promises that a watcher, whenever it comes, sees the upload as it is in the end:
-//! every durable change, and the last one of those that pass.
+//! What is shown of an upload, and to whom. Promises that a watcher, whenever it comes, is never left with anything older
+//! than the last durable change, and that the last one closes its channel.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -17,13 +17,27 @@ use crate::clock::from_unix_ms;
 /// Who watches which upload. Of all locks this one is taken first: what is shown is read under it, so that nothing older is
 /// shown after it.
 #[derive(Debug, Default)]
-pub(super) struct Watchers(Mutex<HashMap<Ulid, Watched>>);
+pub(super) struct Watchers(Mutex<Watching>);
+
+#[derive(Debug, Default)]
+struct Watching {
+    uploads: HashMap<Ulid, Watched>,
+    /// Counts durable changes that were shown, and uploads that began to be watched.
+    changes: u64,
+}
 
 #[derive(Debug)]
 struct Watched {
     shown: watch::Sender<UploadView>,
-    /// How many durable changes were shown.
-    changes: u64,
+    /// The number of the last change of it.
+    change: u64,
+}
+
+impl Watching {
+    fn next_change(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
+    }
 }
 
 impl Core {
@@ -68,58 +82,77 @@ impl Core {
     /// Brings up to date what no journal knows: the state of one that is sent, its last failure, the bytes that the store
     /// has.
     fn show_passing(&self, view: &mut UploadView) {
-        if let Some(running) = self.running(view.id).filter(|_| view.state != UploadState::Succeeded) {
+        if view.state.has_ended() {
+            return;
+        }
+        if let Some(running) = self.running(view.id) {
             view.stored_bytes = running.stored_bytes.load(Ordering::Relaxed);
         }
+        let note = self.note(view.id);
+        view.attempt_count = view.attempt_count.max(note.attempts);
         // One that still arrives is in the queue for the parts that are here already; only its last byte moves it on.
-        if matches!(view.state, UploadState::Queued | UploadState::Running | UploadState::Waiting(_)) {
-            let note = self.note(view.id);
+        if view.state != UploadState::Receiving {
             view.state = self.queue().state(view.id, self.clock.boot()).unwrap_or(view.state);
             view.failure = note.failure;
-            view.attempt_count = view.attempt_count.max(note.attempts);
         }
     }
 
     /// Watches an upload; the caller has checked that it may.
     pub(super) async fn watch(&self, id: Ulid) -> Result<watch::Receiver<UploadView>, UploadError> {
-        let gone = || UploadError::NotFound(id);
-        let row = self.journal.find(id).await?.ok_or_else(gone)?;
-        let view = self.view(&row).await?;
-        let (receiver, changes) = {
-            let mut watchers = lock(&self.watchers.0);
-            let watched = watchers.entry(id).or_insert_with(|| Watched { shown: watch::Sender::new(view), changes: 0 });
-            (watched.shown.subscribe(), watched.changes)
+        let read = async || {
+            let row = self.journal.find(id).await?.ok_or(UploadError::NotFound(id))?;
+            Ok::<_, UploadError>((self.view(&row).await?, row.phase.has_ended()))
         };
-        // Whatever happened between reading and subscribing is caught up with here; what was shown since is newer.
-        let row = self.journal.find(id).await?.ok_or_else(gone)?;
-        let view = self.view(&row).await?;
-        self.show(view, row.phase.has_ended(), Some(changes));
-        Ok(receiver)
+        let (view, _) = read().await?;
+        let (receiver, mut seen) = {
+            let mut watching = lock(&self.watchers.0);
+            let change = watching.next_change();
+            let new = || Watched { shown: watch::Sender::new(view), change };
+            let watched = watching.uploads.entry(id).or_insert_with(new);
+            (watched.shown.subscribe(), watched.change)
+        };
+        // Whatever happened between reading and subscribing is caught up with here. Where a change was shown since, nobody
+        // knows which of the two is newer: it is read again.
+        loop {
+            let (view, has_ended) = read().await?;
+            match self.show(view, has_ended, Some(seen)) {
+                Ok(()) => return Ok(receiver),
+                Err(change) => seen = change,
+            }
+        }
     }
 
     /// Shows a durable change to whoever watches; the last one closes the channel.
     pub(super) async fn publish(&self, row: &Row) {
-        if lock(&self.watchers.0).contains_key(&row.id)
-            && let Ok(view) = self.view(row).await
-        {
-            self.show(view, row.phase.has_ended(), None);
+        let is_watched = lock(&self.watchers.0).uploads.contains_key(&row.id);
+        if !is_watched {
+            return;
+        }
+        match self.view(row).await {
+            Ok(view) => drop(self.show(view, row.phase.has_ended(), None)),
+            // Its watchers ask again.
+            Err(_) if row.phase.has_ended() => drop(lock(&self.watchers.0).uploads.remove(&row.id)),
+            Err(_) => {}
         }
     }
 
-    /// Unless a durable change came after so many; the end is always the last.
-    pub(super) fn show(&self, mut view: UploadView, has_ended: bool, after: Option<u64>) {
-        let mut watchers = lock(&self.watchers.0);
-        let Some(watched) = watchers.get_mut(&view.id) else { return };
-        if !has_ended && after.is_some_and(|after| after != watched.changes) {
-            return;
-        }
+    /// Shows what was read of an upload, if somebody watches it. Not where a change of it was shown after `seen`: the number
+    /// of that one.
+    pub(super) fn show(&self, mut view: UploadView, has_ended: bool, seen: Option<u64>) -> Result<(), u64> {
         let id = view.id;
+        let mut watching = lock(&self.watchers.0);
+        let change = watching.next_change();
+        let Some(watched) = watching.uploads.get_mut(&id) else { return Ok(()) };
+        if seen.is_some_and(|seen| seen != watched.change) {
+            return Err(watched.change);
+        }
         self.show_passing(&mut view);
-        watched.changes += 1;
+        watched.change = change;
         watched.shown.send_replace(view);
         if has_ended {
-            watchers.remove(&id);
+            watching.uploads.remove(&id);
         }
+        Ok(())
     }
 
     /// The upload has ended: shows it to its watchers, and to whoever follows the ends of all.
@@ -131,16 +164,16 @@ impl Core {
 
     /// Shows a passing change: the state, the last failure, the bytes that the store has.
     pub(super) fn refresh(&self, id: Ulid) {
-        if let Some(watched) = lock(&self.watchers.0).get(&id) {
+        if let Some(watched) = lock(&self.watchers.0).uploads.get(&id) {
             watched.shown.send_modify(|view| self.show_passing(view));
         }
     }
 
     /// Shows to everybody what a change of the whole queue (pause, a gate, a parked session) means for them.
     pub(super) fn refresh_all(&self) {
-        let mut watchers = lock(&self.watchers.0);
-        watchers.retain(|_, watched| watched.shown.receiver_count() > 0);
-        for watched in watchers.values() {
+        let mut watching = lock(&self.watchers.0);
+        watching.uploads.retain(|_, watched| watched.shown.receiver_count() > 0);
+        for watched in watching.uploads.values() {
             watched.shown.send_if_modified(|view| {
                 let before = (view.state, view.attempt_count);
                 self.show_passing(view);

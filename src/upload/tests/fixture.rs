@@ -354,10 +354,7 @@ impl Running {
     }
 
     pub(super) async fn end(&self, id: Ulid) -> UploadView {
-        let ended = |view: &UploadView| {
-            matches!(view.state, UploadState::Succeeded | UploadState::Failed | UploadState::Cancelled)
-        };
-        self.until(id, ended).await
+        self.until(id, |view| view.state.has_ended()).await
     }
 
     pub(super) async fn state(&self, id: Ulid, wanted: UploadState) -> UploadView {

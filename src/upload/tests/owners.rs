@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -113,6 +115,25 @@ async fn a_sign_out_drains_or_cancels() {
         assert_eq!(daemon.get(&ALICE, id).await.unwrap().state, UploadState::Cancelled);
     }
     assert_eq!((device.objects().len(), device.spool_files()), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_out_cancels_every_upload_also_where_whoever_asked_for_it_is_gone() {
+    let device = Device::new();
+    let daemon = device.start().await;
+    daemon.set_paused(true);
+    let ids = [Ulid::generate(), Ulid::generate()];
+    for id in ids {
+        daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
+    }
+    let session = session_of(ALICE.uid);
+    let gone = tokio::time::timeout(Duration::ZERO, daemon.session_ended(&session, SignOutUploads::Cancel)).await;
+    assert!(gone.is_err(), "nobody waited for it");
+    for id in ids {
+        assert_eq!(daemon.end(id).await.state, UploadState::Cancelled);
+    }
+    daemon.stop().await;
+    assert_eq!((device.objects().len(), device.spool_files()), (0, 0));
 }
 
 /// The sign-out has counted the session's uploads, and then the row of one more is written.

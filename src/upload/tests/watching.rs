@@ -33,13 +33,13 @@ async fn what_was_read_before_a_change_is_never_shown_after_it() {
     let old = core.view(&row).await.unwrap();
     core.amend(id, |note| note.attempts = 7);
     core.refresh(id);
-    core.show(old.clone(), false, None);
+    core.show(old.clone(), false, None).unwrap();
     assert_eq!(watched.borrow().attempt_count, 7, "what passes is read when it is shown");
     let mut changed = row.clone();
     changed.received_bytes += 1;
     core.publish(&changed).await;
-    core.show(old.clone(), false, Some(0));
+    let newer = core.show(old.clone(), true, Some(0)).unwrap_err();
     assert_eq!(watched.borrow().received_bytes, changed.received_bytes, "a newer durable change was shown meanwhile");
-    core.show(old, true, Some(0));
-    assert!(watched.has_changed().is_err(), "an end is the last change, whatever came before it");
+    core.show(old, true, Some(newer)).unwrap();
+    assert!(watched.has_changed().is_err(), "the end is the last change");
 }
