@@ -213,17 +213,20 @@ async fn every_call_may_go_wrong_in_every_way() {
         // A clock that jumps is everybody's: by itself.
         let (skewed, others): (Vec<_>, Vec<_>) = cases.into_iter().partition(|case| case.kind == Kind::SkewedClock);
         let daemon = Arc::new(stage.start().await);
+        // What failed in the seeds before.
+        let kept = stage.spool_files();
         let mut played = Vec::new();
         for (wave, at_once) in [(others, AT_ONCE), (skewed, 1)] {
             played.extend(play_all(&stage, &daemon, wave, at_once, seed, &base, &mut report).await);
             stage.proxy.clear();
             stage.rehearsal.cloud.faults().clear();
         }
-        report.leftovers(&stage, &daemon, &played, seed).await;
+        report.leftovers(&stage, &daemon, &played, kept, seed).await;
         let daemon = Arc::into_inner(daemon).expect("nobody else has it");
         let daemon = play_restart(&stage, daemon, &mut random, seed, &base, &mut report).await;
         report.repeated(&stage, &daemon, &played).await;
         daemon.crash().await;
+        stage.empty().await;
         let (cases, right) = report.sum();
         println!("up to seed {seed}: {cases} cases, {right} right");
     }
@@ -496,9 +499,16 @@ impl Report {
     }
 
     /// Spooled bytes of what failed, and multipart uploads that nobody may or can abort: nothing else is left.
-    async fn leftovers(&mut self, stage: &Stage, daemon: &Daemon, played: &[Played], seed: u64) {
+    async fn leftovers(
+        &mut self,
+        stage: &Stage,
+        daemon: &Daemon,
+        played: &[Played],
+        mut expected: Vec<String>,
+        seed: u64,
+    ) {
         let kept = |played: &&Played| played.state == UploadState::Failed && played.from_file.is_none();
-        let mut expected: Vec<String> = played.iter().filter(kept).map(|played| played.id.to_string()).collect();
+        expected.extend(played.iter().filter(kept).map(|played| played.id.to_string()));
         let mut spooled = stage.spool_files();
         expected.sort();
         spooled.sort();

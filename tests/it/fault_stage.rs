@@ -297,6 +297,25 @@ impl Stage {
         put.metadata(UPLOAD_ID_METADATA, id.to_string()).send().await.unwrap();
     }
 
+    /// Makes room at the S3: objects and multipart uploads go.
+    pub async fn empty(&self) {
+        let (admin, bucket) = (&self.admin, &self.bucket);
+        loop {
+            let keys = self.keys_below("").await;
+            if keys.is_empty() {
+                break;
+            }
+            for key in keys {
+                admin.delete_object().bucket(bucket).key(key).send().await.unwrap();
+            }
+        }
+        let listed = admin.list_multipart_uploads().bucket(bucket).send().await.unwrap();
+        for upload in listed.uploads() {
+            let abort = admin.abort_multipart_upload().bucket(bucket).set_key(upload.key.clone());
+            abort.set_upload_id(upload.upload_id.clone()).send().await.unwrap();
+        }
+    }
+
     /// Keys of multipart uploads that nobody has ended.
     pub async fn open_multiparts(&self) -> Vec<String> {
         let listed = self.admin.list_multipart_uploads().bucket(&self.bucket).send().await.unwrap();
