@@ -29,6 +29,7 @@ mod fault_profiles;
 mod fault_proxy;
 #[cfg(feature = "local-cloud")]
 mod fault_stage;
+#[cfg(feature = "local-cloud")]
 mod fault_watch;
 #[cfg(feature = "local-cloud")]
 mod federated_cli;
