@@ -55,11 +55,36 @@ struct Plan {
     part_bytes: u64,
     gates: BTreeMap<Operation, tokio::sync::watch::Receiver<bool>>,
     at_gate: BTreeMap<Operation, usize>,
+    /// Writes that make an object visible and that their caller left before they were answered, by key.
+    unanswered: BTreeMap<String, u32>,
+}
+
+/// A call that is under way; with the key of what it makes visible.
+struct UnderWay<'a>(&'a Mutex<Plan>, Option<&'a str>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.1 {
+            *self.0.lock().expect("no panic").unanswered.entry(key.to_owned()).or_default() += 1;
+        }
+    }
 }
 
 impl Faulty {
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
         Self { inner, plan: Arc::default(), called: Arc::new(tokio::sync::watch::Sender::new(())) }
+    }
+
+    /// The same faults and counters in front of another store.
+    pub fn over(&self, inner: Arc<dyn ObjectStore>) -> Self {
+        Self { inner, ..self.clone() }
+    }
+
+    /// How many writes that make an object visible at a key with this part were left before they were answered: what became
+    /// of those nobody can know.
+    pub fn unanswered(&self, key_part: &str) -> u32 {
+        let plan = self.plan.lock().expect("no panic");
+        plan.unanswered.iter().filter(|(key, _)| key.contains(key_part)).map(|(_, count)| count).sum()
     }
 
     /// The next call of `operation` that has no fault yet gets this one.
@@ -155,16 +180,20 @@ impl Faulty {
         target: &Target,
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match self.begin(operation, signer, target) {
+        let publishes = matches!(operation, Operation::Put | Operation::Complete);
+        let mut under_way = UnderWay(&self.plan, publishes.then_some(target.key.as_str()));
+        let answer = match self.begin(operation, signer, target) {
             None => work.await,
             Some(Fault::Before(kind)) => Err(StoreError::not_done("faulty", kind, "refused on purpose")),
             Some(Fault::After(kind)) => {
-                work.await?;
-                Err(StoreError::unknown("faulty", kind, "reply lost on purpose"))
+                let lost = StoreError::unknown("faulty", kind, "reply lost on purpose");
+                work.await.and(Err(lost))
             }
             Some(Fault::Stall) => std::future::pending().await,
             Some(Fault::Panic) => panic!("on purpose"),
-        }
+        };
+        under_way.1 = None;
+        answer
     }
 
     async fn pass_gate(&self, operation: Operation) {

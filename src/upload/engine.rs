@@ -156,9 +156,9 @@ async fn attempt(core: Arc<Core>, id: Ulid, running: Running) {
     };
     if let Ok(Some(row)) = &row
         && row.multipart_id.is_some()
-        && let Ok(parts) = core.journal.parts(id).await
+        && let Ok(stored_bytes) = core.journal.stored_bytes(id).await
     {
-        running.stored_bytes.store(parts.iter().map(|part| part.size_bytes).sum(), Ordering::Relaxed);
+        running.stored_bytes.store(stored_bytes, Ordering::Relaxed);
     }
     attempt.counts = early.is_none();
     if attempt.counts {

@@ -46,7 +46,7 @@ impl Core {
         let stored_bytes = match row.phase {
             Phase::Succeeded => row.total_bytes.unwrap_or(0),
             Phase::Receiving | Phase::Pending | Phase::Failed if row.multipart_id.is_some() => {
-                self.journal.parts(row.id).await?.iter().map(|part| part.size_bytes).sum()
+                self.journal.stored_bytes(row.id).await?
             }
             _ => 0,
         };
@@ -101,9 +101,9 @@ impl Core {
     pub(super) async fn watch(&self, id: Ulid) -> Result<watch::Receiver<UploadView>, UploadError> {
         let read = async || {
             let row = self.journal.find(id).await?.ok_or(UploadError::NotFound(id))?;
-            Ok::<_, UploadError>((self.view(&row).await?, row.phase.has_ended()))
+            self.view(&row).await
         };
-        let (view, _) = read().await?;
+        let view = read().await?;
         let (receiver, mut seen) = {
             let mut watching = lock(&self.watchers.0);
             let change = watching.next_change();
@@ -114,8 +114,7 @@ impl Core {
         // Whatever happened between reading and subscribing is caught up with here. Where a change was shown since, nobody
         // knows which of the two is newer: it is read again.
         loop {
-            let (view, has_ended) = read().await?;
-            match self.show(view, has_ended, Some(seen)) {
+            match self.show(read().await?, Some(seen)) {
                 Ok(()) => return Ok(receiver),
                 Err(change) => seen = change,
             }
@@ -129,7 +128,7 @@ impl Core {
             return;
         }
         match self.view(row).await {
-            Ok(view) => drop(self.show(view, row.phase.has_ended(), None)),
+            Ok(view) => drop(self.show(view, None)),
             // Its watchers ask again.
             Err(_) if row.phase.has_ended() => drop(lock(&self.watchers.0).uploads.remove(&row.id)),
             Err(_) => {}
@@ -138,8 +137,8 @@ impl Core {
 
     /// Shows what was read of an upload, if somebody watches it. Not where a change of it was shown after `seen`: the number
     /// of that one.
-    pub(super) fn show(&self, mut view: UploadView, has_ended: bool, seen: Option<u64>) -> Result<(), u64> {
-        let id = view.id;
+    pub(super) fn show(&self, mut view: UploadView, seen: Option<u64>) -> Result<(), u64> {
+        let (id, has_ended) = (view.id, view.state.has_ended());
         let mut watching = lock(&self.watchers.0);
         let change = watching.next_change();
         let Some(watched) = watching.uploads.get_mut(&id) else { return Ok(()) };

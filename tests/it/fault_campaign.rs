@@ -451,7 +451,7 @@ async fn judge(
     let blind = case.exact && case.role == Role::PutOnly;
     // A look follows a lost reply. Besides the request that is struck, a loaded machine may make one look stalled: that one
     // was left before it was answered.
-    let doubtful = case.operation == HEAD || case.kind.may_be_done() || stage.left.at(&format!("/{tag}/")) > 0;
+    let doubtful = case.operation == HEAD || case.kind.may_be_done() || stage.asked.unanswered(&format!("/{tag}/")) > 0;
     if case.foreign {
         let unknown = blind && doubtful && reason == "OUTCOME_UNKNOWN";
         if view.state != UploadState::Failed || !(reason == "OBJECT_EXISTS" || unknown) {

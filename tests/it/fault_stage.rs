@@ -15,6 +15,7 @@ use tidegate::credential::static_keys::StaticKeys;
 use tidegate::credential::{CredentialSource, SecretPlace, SourceConfig};
 use tidegate::local_cloud::{Options, TemplateSource, template};
 use tidegate::session::{self, Identity, Sessions, SignInMethod};
+use tidegate::store::faulty::Faulty;
 use tidegate::store::{UPLOAD_ID_METADATA, s3};
 use tidegate::upload::{
     Config, Destination, KeyPolicy, StartError, Ulid, UploadError, UploadSpec, UploadState, UploadView, Uploads,
@@ -22,7 +23,6 @@ use tidegate::upload::{
 use tokio_util::sync::CancellationToken;
 
 use crate::fault_proxy::Proxy;
-use crate::fault_watch::{Left, Watched};
 use crate::rehearsal::{PASSWORD, Rehearsal, keys};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -77,8 +77,8 @@ impl Judge {
 pub struct Stage {
     pub rehearsal: Rehearsal,
     pub proxy: Proxy,
-    /// Writes that the daemon did not wait for.
-    pub left: Left,
+    /// Sees what the daemons ask of the S3, and which writes they did not wait for.
+    pub asked: Faulty,
     pub admin: Client,
     pub bucket: String,
     /// Short stalls and waits.
@@ -166,7 +166,8 @@ impl Stage {
             complete_timeout_ms: 3_000,
             ..Config::default()
         };
-        Self { rehearsal, proxy, left: Left::default(), admin, bucket, config, store, clock, dir, judge }
+        let asked = Faulty::new(s3::open(store.clone(), clock.clone()).unwrap());
+        Self { rehearsal, proxy, asked, admin, bucket, config, store, clock, dir, judge }
     }
 
     pub fn is_local_cloud(&self) -> bool {
@@ -206,7 +207,7 @@ impl Stage {
 
     pub fn destination(&self) -> Destination {
         let inner = s3::open(self.store.clone(), self.clock.clone()).unwrap();
-        let store = Arc::new(Watched { inner, left: self.left.clone() });
+        let store = Arc::new(self.asked.over(inner));
         Destination { name: "photos".into(), prefix: "users/{identity_id}/".into(), store }
     }
 

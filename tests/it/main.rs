@@ -30,8 +30,6 @@ mod fault_proxy;
 #[cfg(feature = "local-cloud")]
 mod fault_stage;
 #[cfg(feature = "local-cloud")]
-mod fault_watch;
-#[cfg(feature = "local-cloud")]
 mod federated_cli;
 #[cfg(feature = "local-cloud")]
 mod federation;

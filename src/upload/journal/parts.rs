@@ -211,6 +211,19 @@ impl Journal {
         .await
     }
 
+    /// How many bytes of it are in the store, in parts.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read.
+    pub async fn stored_bytes(&self, id: Ulid) -> Result<u64, JournalError> {
+        self.read(move |connection| {
+            let mut query =
+                connection.prepare_cached("SELECT COALESCE(SUM(size_bytes), 0) FROM parts WHERE upload = ?")?;
+            query.query_row([blob(id)], |row| Ok(row.get::<_, i64>(0)?.cast_unsigned()))
+        })
+        .await
+    }
+
     /// The parts that are in the store, by number.
     ///
     /// # Errors

@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::fixture::{ALICE, BOB, Device, photo, session_of, spec};
+use super::fixture::{ALICE, BOB, Device, Running, photo, session_of, spec};
 use crate::session::{SessionError, SignOutUploads};
 use crate::store::StoreErrorKind as Kind;
 use crate::store::faulty::{Fault, Operation};
@@ -82,15 +82,21 @@ async fn a_parked_upload_waits_for_its_own_user() {
     assert_eq!((done.state, done.key.starts_with("users/us-east-1:1001/")), (UploadState::Succeeded, true));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sign_out_drains_or_cancels() {
-    let device = Device::new();
-    let daemon = device.start().await;
+/// Two uploads of a daemon that is paused.
+async fn two_that_wait(daemon: &Running) -> [Ulid; 2] {
     daemon.set_paused(true);
     let ids = [Ulid::generate(), Ulid::generate()];
     for id in ids {
         daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
     }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_out_drains_or_cancels() {
+    let device = Device::new();
+    let daemon = device.start().await;
+    let ids = two_that_wait(&daemon).await;
     device.people.begin_sign_out(ALICE.uid);
     assert_eq!(daemon.session_ended(&session_of(ALICE.uid), SignOutUploads::Drain).await.unwrap(), 2);
     let late = daemon.begin(&ALICE, Ulid::generate(), spec("late.jpg")).await.unwrap_err();
@@ -105,11 +111,7 @@ async fn a_sign_out_drains_or_cancels() {
 
     device.people.sign_in(ALICE.uid);
     let daemon = device.start().await;
-    daemon.set_paused(true);
-    let ids = [Ulid::generate(), Ulid::generate()];
-    for id in ids {
-        daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
-    }
+    let ids = two_that_wait(&daemon).await;
     assert_eq!(daemon.session_ended(&session_of(ALICE.uid), SignOutUploads::Cancel).await.unwrap(), 2);
     for id in ids {
         assert_eq!(daemon.get(&ALICE, id).await.unwrap().state, UploadState::Cancelled);
@@ -121,11 +123,7 @@ async fn a_sign_out_drains_or_cancels() {
 async fn a_sign_out_cancels_every_upload_also_where_whoever_asked_for_it_is_gone() {
     let device = Device::new();
     let daemon = device.start().await;
-    daemon.set_paused(true);
-    let ids = [Ulid::generate(), Ulid::generate()];
-    for id in ids {
-        daemon.stream(id, spec("cat.jpg"), &photo(1_000)).await.unwrap();
-    }
+    let ids = two_that_wait(&daemon).await;
     let session = session_of(ALICE.uid);
     let gone = tokio::time::timeout(Duration::ZERO, daemon.session_ended(&session, SignOutUploads::Cancel)).await;
     assert!(gone.is_err(), "nobody waited for it");

@@ -6,7 +6,7 @@ use super::fixture::{Device, Running, photo, spec};
 use crate::clock::Clock;
 use crate::store::StoreErrorKind as Kind;
 use crate::store::faulty::{Fault, Operation};
-use crate::upload::{Ulid, UploadState, WaitReason};
+use crate::upload::{Ulid, UploadState, UploadView, WaitReason};
 
 const PART: usize = 64 << 10;
 
@@ -33,13 +33,13 @@ async fn what_was_read_before_a_change_is_never_shown_after_it() {
     let old = core.view(&row).await.unwrap();
     core.amend(id, |note| note.attempts = 7);
     core.refresh(id);
-    core.show(old.clone(), false, None).unwrap();
+    core.show(old.clone(), None).unwrap();
     assert_eq!(watched.borrow().attempt_count, 7, "what passes is read when it is shown");
     let mut changed = row.clone();
     changed.received_bytes += 1;
     core.publish(&changed).await;
-    let newer = core.show(old.clone(), true, Some(0)).unwrap_err();
+    let newer = core.show(old.clone(), Some(0)).unwrap_err();
     assert_eq!(watched.borrow().received_bytes, changed.received_bytes, "a newer durable change was shown meanwhile");
-    core.show(old, true, Some(newer)).unwrap();
+    core.show(UploadView { state: UploadState::Cancelled, ..old }, Some(newer)).unwrap();
     assert!(watched.has_changed().is_err(), "the end is the last change");
 }
